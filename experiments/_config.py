@@ -1,0 +1,141 @@
+"""The settings of a run and their presets.
+
+Free of JAX, like `_command_line`, so that `--help` and a typing error take no time.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+AdjointName = Literal["backsolve", "checkpoint", "direct"]
+DatasetName = Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"]
+SolverName = Literal[
+    "dopri5", "tsit5", "dopri8", "bosh3", "heun", "midpoint", "euler", "rk4", "rk38"
+]
+Precision = Literal["highest", "high", "default"]
+NOT_ADAPTIVE = ("euler", "rk4", "rk38")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a neural ODE on images of handwritten digits and scores it.
+
+    Another form scores a finished run: `mnist.py evaluate DIR` (see its own --help).
+    """
+
+    preset: Literal["default", "post"] = "default"
+    """Where the defaults below come from: "default" is tuned for accuracy and time;
+    "post" is the recipe of the post that this reimplements."""
+    adjoint: AdjointName = "backsolve"
+    """How gradients pass through the solve: a second solve backwards in time, through
+    the recorded steps with checkpoints, or through all of max-steps directly."""
+    dataset: DatasetName = "auto"
+    """What to train on. "auto" is MNIST if it is on this machine or can be downloaded,
+    otherwise the small digits that come with scikit-learn, with a notice."""
+    data_dir: Path | None = None
+    """Folder with the four original files of the data set; only read."""
+    epochs: int = 8
+    """Passes over the training set."""
+    batch_size: int = 50
+    """Images per training step. They are solved as one ODE and share its steps."""
+    lr: float = 0.05
+    """Peak learning rate, per step."""
+    momentum: float = 0.9
+    """Momentum of SGD, from 0 to below 1."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum."""
+    weight_decay: float = 0.0
+    """L2 decay of every parameter, added to its gradient."""
+    warmup_epochs: float = 0.5
+    """Epochs in which the learning rate rises to its peak."""
+    decay_epochs: float = 8.0
+    """Epochs after which the learning rate has come down along a cosine; 0 keeps it
+    constant. Apart from epochs, so that a run can be resumed for more of them."""
+    shift: int = 1
+    """Training images are moved by up to so many pixels each way, at random."""
+    channels: int = 6
+    """Width of the network. 2 for weak machines."""
+    solver: SolverName = "dopri5"
+    """ODE solver. euler, rk4 and rk38 have no error estimate: see fixed-steps."""
+    rtol: float = 0.1
+    """Relative tolerance of the solve."""
+    atol: float = 0.1
+    """Absolute tolerance of the solve."""
+    dt0: float | None = None
+    """First step of the solve, in units of time (the ODE runs from 0 to 1); chosen
+    automatically if not given. Every step with fixed-steps."""
+    fixed_steps: bool = False
+    """Take equal steps of at most dt0 and ignore rtol and atol."""
+    max_steps: int = 64
+    """Steps after which a solve has failed. "direct" costs time in proportion."""
+    train_size: int | None = None
+    """Train on the first so many images only."""
+    holdout: int = 0
+    """Keep the last so many training images out of training and score them in place of
+    the test set: for choosing settings."""
+    eval_batch_size: int = 500
+    """Images per solve when scoring."""
+    seed: int = 0
+    """Decides initialisation, order of the images and augmentation."""
+    precision: Precision = "highest"
+    """Of matrix products and convolutions on GPU and TPU. Less than "highest" spoils
+    the error estimate of the solver."""
+    out: Path | None = None
+    """New folder for the results; runs/TIME-ADJOINT if not given."""
+    resume: Path | None = None
+    """Folder of an earlier run to go on with, under its own settings. epochs may be
+    raised."""
+    quiet: bool = False
+    """Print notices and the result only."""
+    plain: bool = False
+    """Print plain lines and no progress bar, as where the output is no terminal."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Scores a run that `mnist.py` has trained, with another solver if asked."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    solver: SolverName | None = None
+    """ODE solver; as in training if not given, like everything below."""
+    rtol: float | None = None
+    """Relative tolerance of the solve."""
+    atol: float | None = None
+    """Absolute tolerance of the solve."""
+    dt0: float | None = None
+    """First step of the solve; every step with fixed-steps."""
+    fixed_steps: bool | None = None
+    """Take equal steps of at most dt0 and ignore rtol and atol."""
+    max_steps: int | None = None
+    """Steps after which a solve has failed."""
+    data_dir: Path | None = None
+    """Folder with the four original files of the data set."""
+    eval_batch_size: int | None = None
+    """Images per solve."""
+    precision: Precision | None = None
+    """Of matrix products and convolutions on GPU and TPU."""
+    quiet: bool = False
+    """Print notices and the result only."""
+    plain: bool = False
+    """Print plain lines, as where the output is no terminal."""
+
+
+PRESETS = {
+    "default": Config(),
+    "post": Config(
+        preset="post",
+        epochs=10,
+        batch_size=16,
+        lr=1e-3,
+        momentum=0.9,
+        nesterov=False,
+        warmup_epochs=0.0,
+        decay_epochs=0.0,
+        shift=0,
+    ),
+}
+"""Complete settings; what is given on the command line replaces single ones."""

@@ -1,0 +1,123 @@
+"""What a person sees: a progress bar on a terminal, plain lines anywhere else."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+Show = Callable[[int, float, float | None, int], None]
+"""`show(images done, seconds since the start, mean loss, steps skipped)`."""
+
+_PLAIN_EVERY_S = 30.0
+
+
+class Reporter:
+    """Prints to standard output."""
+
+    def __init__(self, quiet: bool, plain: bool):
+        self.quiet = quiet
+        # soft_wrap: a line stays one line, for whoever reads it with another program.
+        self.console = Console(markup=False, highlight=False, soft_wrap=True)
+        self.is_live = self.console.is_terminal and not (plain or quiet)
+
+    def info(self, line: str) -> None:
+        """A line that --quiet leaves out."""
+        if not self.quiet:
+            self.result(line)
+
+    def result(self, line: str) -> None:
+        """A line that is always there."""
+        self.console.print(line)
+        sys.stdout.flush()
+
+    def notice(self, line: str) -> None:
+        """Something that must not be missed."""
+        bar = "!" * 72
+        style = "bold yellow" if self.is_live else None
+        self.console.print(f"{bar}\n{line}\n{bar}", style=style)
+        sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def epoch(self, title: str, num_images: int) -> Iterator[Show]:
+        """Shows the progress of one epoch while the body runs."""
+        if self.is_live:
+            with self._bar() as bar:
+                task = bar.add_task(title, total=num_images, speed="", loss="")
+
+                def show(images, seconds, loss, skipped):
+                    speed = f"{images / seconds:,.0f} images/s" if seconds else ""
+                    text = _loss_text(loss, skipped)
+                    bar.update(task, completed=images, speed=speed, loss=text)
+
+                yield show
+        else:
+            yield self._plain_progress(title, num_images)
+
+    def _bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("left", markup=False),
+        )
+        # The line of the epoch takes the bar's place.
+        return Progress(*columns, console=self.console, transient=True)
+
+    def _plain_progress(self, title: str, num_images: int) -> Show:
+        last = time.perf_counter()
+
+        def show(images, seconds, loss, skipped):
+            nonlocal last
+            if self.quiet or time.perf_counter() - last < _PLAIN_EVERY_S:
+                return
+            last = time.perf_counter()
+            left = (num_images - images) * seconds / images
+            self.info(
+                f"{title}  {images / num_images:4.0%}  {images / seconds:,.0f} images/s"
+                f"  {_loss_text(loss, skipped)}  {left:.0f} s left"
+            )
+
+        return show
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """The line of one epoch, from its object in `metrics.jsonl`."""
+    parts = [
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}",
+        record["dataset"],
+        f"train loss {number(record['train_loss'])}",
+        score(record),
+        f"field calls {record['nfe_forward']:.1f} forward"
+        f" {record['nfe_backward']:.1f} backward",
+        f"train {record['train_seconds']:.1f} s",
+        f"test {record['test_seconds']:.2f} s",
+    ]
+    if record["skipped_steps"]:
+        parts.append(f"SKIPPED {record['skipped_steps']} updates")
+    if record["test_failed_solves"]:
+        parts.append(f"{record['test_failed_solves']} SOLVES FAILED in testing")
+    return "  ".join(parts)
+
+
+def score(record: dict[str, Any]) -> str:
+    """Accuracy with its counts, and what it is of."""
+    right, total = record["test_correct"], record["test_total"]
+    return f"{record['scored_on']} {right / total:.2%} ({right}/{total})"
+
+
+def number(value: float | None) -> str:
+    """A loss; `None` is one that was not finite."""
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _loss_text(loss: float | None, skipped: int) -> str:
+    text = f"loss {number(loss)}"
+    return f"{text}  {skipped} skipped" if skipped else text

@@ -1,0 +1,58 @@
+"""Which images a training step sees, and how they are moved about.
+
+Both are functions of a key and a number, with no state anywhere: a run that was resumed
+sees what an uninterrupted one sees.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key, Num
+
+
+@partial(jax.jit, static_argnames=("num_images", "batch_size"))
+def epoch_order(
+    key: Key[Array, ""], epoch: Int[Array, ""] | int, num_images: int, batch_size: int
+) -> Int[Array, "batches batch"]:
+    """Shuffles the images of one epoch into batches, from `key` and `epoch` alone.
+
+    Every image comes at least once. A last batch that would be short is filled up from
+    the start of the shuffled order, so that every step has one shape.
+
+    Args:
+        key: Fixed for the whole run.
+        epoch: Number of the epoch.
+        num_images: Size of the training set.
+        batch_size: Images per step.
+
+    Returns:
+        Indices into the training set, one row for each step.
+    """
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+    num_batches = -(-num_images // batch_size)
+    return jnp.resize(order.astype(jnp.int32), (num_batches, batch_size))
+
+
+def random_shift(
+    key: Key[Array, ""],
+    images: Num[Array, "batch height width 1"],
+    max_shift: int,
+) -> Num[Array, "batch height width 1"]:
+    """Moves each image by up to `max_shift` pixels each way; edges are repeated.
+
+    Args:
+        key: Source of the shifts.
+        images: One batch.
+        max_shift: Largest shift along either axis, in pixels, >= 0.
+
+    Returns:
+        The moved images.
+    """
+    batch, height, width, _ = images.shape
+    shifts = jax.random.randint(key, (2, batch, 1), -max_shift, max_shift + 1)
+    rows = jnp.clip(jnp.arange(height)[None] + shifts[0], 0, height - 1)
+    columns = jnp.clip(jnp.arange(width)[None] + shifts[1], 0, width - 1)
+    return images[
+        jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]

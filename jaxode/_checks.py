@@ -1,0 +1,189 @@
+"""What `odeint` accepts, and what it says to everything else."""
+
+import functools
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+def is_concrete(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def _shape(tree: PyTree) -> str:
+    """Structure, shapes and dtypes in one line, for messages."""
+    return eqx.tree_pformat(jax.eval_shape(lambda: tree), width=1_000)
+
+
+def check_state(y0: PyTree) -> PyTree[Array]:
+    """`y0` with arrays for leaves.
+
+    Raises:
+        ValueError: where it has no leaves.
+        TypeError: where a leaf is no floating-point or complex number.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(y0)
+    if not leaves:
+        raise ValueError("y0 has no leaves; pass an array or a pytree of arrays.")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            where = "y0" + jax.tree_util.keystr(path)
+            raise TypeError(
+                f"{where} has dtype {dtype}, and an ODE's state must be floating; "
+                f"pass {where}.astype(float)."
+            )
+    return jax.tree.map(jnp.asarray, y0)
+
+
+def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
+    """`ts` as an array of the state's real precision.
+
+    Raises:
+        TypeError: for integers.
+        ValueError: for fewer than two times, or times that are NaN, equal to their
+            neighbour, or not in order. Where `ts` is traced, the last three are
+            checked at run time if `throw` is set.
+    """
+    dtype = jnp.result_type(ts)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"ts has dtype {dtype}; times must be floating, such as "
+            "jnp.array([0.0, 1.0])."
+        )
+    ts = jnp.asarray(ts)
+    if ts.ndim != 1 or ts.shape[0] < 2:
+        raise ValueError(
+            f"ts has shape {ts.shape}; pass at least two times in one dimension, such "
+            "as jnp.array([t0, t1])."
+        )
+    # Diffrax promotes the state to the precision of the times. A user who hands over
+    # a float32 state wants a float32 solve, so the times follow the state instead.
+    real = jnp.finfo(jnp.result_type(*jax.tree.leaves(y0))).dtype
+    ts = ts.astype(real)
+    if is_concrete(ts):
+        shown = np.array2string(np.asarray(ts), threshold=8)
+        steps = np.diff(np.asarray(ts))
+        if np.isnan(np.asarray(ts)).any():
+            raise ValueError(f"ts holds a NaN: {shown}.")
+        if (steps == 0).any():
+            raise ValueError(
+                f"ts has equal neighbours: {shown}; pass each time once (in {real}, "
+                "the precision of y0)."
+            )
+        if not ((steps > 0).all() or (steps < 0).all()):
+            raise ValueError(
+                f"ts is not in order: {shown}; sort it, increasing or decreasing."
+            )
+    elif throw:
+        steps = jnp.diff(jax.lax.stop_gradient(ts))
+        in_order = jnp.all(steps > 0) | jnp.all(steps < 0)
+        ts = eqx.error_if(
+            ts,
+            ~in_order,
+            "ts must be strictly increasing or strictly decreasing, without NaN.",
+        )
+    return ts
+
+
+def check_step_control(
+    solver: Any, rtol: Any, atol: Any, dt0: Any, ts: Array, max_steps: Any
+) -> None:
+    """Checks that the settings say how to choose steps.
+
+    Raises:
+        TypeError: for a solver that is no Diffrax solver.
+        ValueError: for settings that contradict each other, each other's sign, or
+            the solver.
+    """
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(
+            f"solver must be a Diffrax solver such as diffrax.Dopri5(); got {solver!r}."
+        )
+    if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
+        raise ValueError(f"max_steps must be a positive integer; got {max_steps!r}.")
+    for name, value, least in (("rtol", rtol, 0), ("atol", atol, 0)):
+        if value is not None and is_concrete(value) and not value > least:
+            raise ValueError(f"{name} must be positive; got {value}.")
+    adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
+    name = type(solver).__name__
+    if rtol is not None and not adaptive:
+        raise ValueError(
+            f"{name} has no error estimate, so it cannot meet rtol={rtol}; pass "
+            "rtol=None and dt0=... for fixed steps, or a solver such as "
+            "diffrax.Dopri5()."
+        )
+    if rtol is None and dt0 is None:
+        raise ValueError(
+            "rtol=None asks for fixed steps, and dt0=None does not say how long; pass "
+            "dt0=... or rtol=..."
+        )
+    if rtol is not None and atol is None:
+        raise ValueError("atol is None; pass atol=... with rtol=...")
+    if dt0 is not None and is_concrete(dt0):
+        if not (np.ndim(dt0) == 0 and np.isfinite(dt0) and dt0 != 0):
+            raise ValueError(f"dt0 must be one finite number, not zero; got {dt0}.")
+        if is_concrete(ts) and (dt0 > 0) != bool(ts[-1] > ts[0]):
+            raise ValueError(
+                f"dt0={dt0} points away from ts, which runs from {ts[0]} to {ts[-1]}; "
+                f"pass dt0={-dt0}."
+            )
+
+
+def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any, Any]:
+    """Traces the field once: checks what it returns and finds what it closes over.
+
+    Returns:
+        The field, rewritten to hold the traced arrays it captured as leaves where it
+        captured any; and these arrays.
+
+    Raises:
+        TypeError: where the field is not callable.
+        ValueError: where its output does not match `y0`.
+    """
+    if not callable(field):
+        raise TypeError(f"field must be callable as field(t, y, args); got {field!r}.")
+
+    # A partial, because Equinox passes over functions that have no closure themselves,
+    # and the arrays looked for are those that `field` captured.
+    call = functools.partial(_call)
+    jaxpr, out_dynamic, out_static = eqx.filter_make_jaxpr(call)(field, t, y0, args)
+    check_output(eqx.combine(out_dynamic, out_static), y0)
+    captured = [c for c in jaxpr.consts if isinstance(c, jax.core.Tracer)]
+    if not captured:
+        return field, []
+    closed = eqx.filter_closure_convert(call, field, t, y0, args)
+    return _Converted(closed, field), captured
+
+
+def check_output(out: PyTree, y0: PyTree[Array]) -> None:
+    """Raises `ValueError` where a field's output is not shaped like the state."""
+    expected = jax.eval_shape(lambda: y0)
+    same = jax.tree.structure(out) == jax.tree.structure(expected) and all(
+        o.shape == e.shape and o.dtype == e.dtype
+        for o, e in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"field(t, y, args) returned {eqx.tree_pformat(out, width=1_000)}, but y0 "
+            f"is {_shape(y0)}; dy/dt must have the structure, shapes and dtypes of y."
+        )
+
+
+def _call(field: Any, t: Any, y: PyTree, args: PyTree) -> PyTree:
+    return field(t, y, args)
+
+
+class _Converted(eqx.Module):
+    """A field whose captured arrays are leaves."""
+
+    closed: Any
+    field: Any
+
+    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
+        return self.closed(self.field, t, y, args)

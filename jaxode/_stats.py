@@ -1,0 +1,139 @@
+"""What a solve reports: counts of steps and field calls, forwards and backwards."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ._solver import RK4, RK38, StraightLine
+
+
+class SolveStats(eqx.Module):
+    """Counts of one forward solve; a leading axis where the solve was batched.
+
+    Attributes:
+        nfe: Calls of the vector field, or `None` where the solver hides them
+            (an implicit solver's root finder calls the field as often as it likes).
+        num_steps: Steps tried, which is accepted plus rejected ones.
+        num_accepted_steps: Steps kept.
+        num_rejected_steps: Steps thrown away because the error was too large.
+        last_step: Length of the last accepted step, in units of time, >= 0.
+        success: Whether the solve reached the last time.
+    """
+
+    nfe: Int[Array, "*batch"] | None
+    num_steps: Int[Array, "*batch"]
+    num_accepted_steps: Int[Array, "*batch"]
+    num_rejected_steps: Int[Array, "*batch"]
+    last_step: Float[Array, "*batch"]
+    success: Bool[Array, "*batch"]
+
+
+class BackwardStats(eqx.Module):
+    """Counts of the backward pass, summed over all solves that shared a probe.
+
+    They are floating-point numbers because they leave a gradient computation the only
+    way anything can: as the cotangent of an input, the probe. Exact up to 2**24.
+
+    Attributes:
+        nfe: Vector-Jacobian products of the field. Each evaluates the field as well.
+        num_steps: Steps tried by the backward solve under `backsolve`; forward steps
+            that were differentiated under every other adjoint.
+        num_rejected_steps: Those of them that were rejected.
+        num_solves: Solves that were differentiated.
+        num_failures: Backward solves that did not reach the first time.
+        reconstruction_error: Under `backsolve`, `|y(t0) - y0| / |y0|` with `y(t0)`
+            from solving backwards (the largest over the read-out intervals). Where
+            this is not small, neither is the error of the gradient. 0 otherwise.
+    """
+
+    nfe: Float[Array, ""]
+    num_steps: Float[Array, ""]
+    num_rejected_steps: Float[Array, ""]
+    num_solves: Float[Array, ""]
+    num_failures: Float[Array, ""]
+    reconstruction_error: Float[Array, ""]
+
+    @classmethod
+    def probe(cls) -> "BackwardStats":
+        """All zeros: hand it to `odeint(probe=...)` and differentiate with respect
+        to it; the gradient is the `BackwardStats` of that gradient computation."""
+        return cls(*[jnp.zeros((), jnp.float32) for _ in range(6)])
+
+
+def _float32(x: Any) -> Float[Array, ""]:
+    return jnp.asarray(x).astype(jnp.float32)
+
+
+def backward_stats(**counts: Any) -> BackwardStats:
+    """A `BackwardStats` of these counts, with zeros for the rest."""
+    return eqx.tree_at(
+        lambda s: [getattr(s, name) for name in counts],
+        BackwardStats.probe(),
+        [_float32(value) for value in counts.values()],
+    )
+
+
+@jax.custom_vjp
+def report_backward(
+    y: PyTree[Array], probe: BackwardStats, report: BackwardStats
+) -> PyTree[Array]:
+    """`y`; each time it is differentiated, `report` is added to the probe's cotangent.
+
+    Reverse mode returns nothing but cotangents, hence the probe.
+    """
+    del probe, report
+    return y
+
+
+def _report_fwd(y, probe, report):
+    del probe
+    return y, report
+
+
+def _report_bwd(report, y_bar):
+    return y_bar, report, jax.tree.map(jnp.zeros_like, report)
+
+
+report_backward.defvjp(_report_fwd, _report_bwd)
+
+
+class Counted(eqx.Module):
+    """A vector field that reports each of its vector-Jacobian products to a probe."""
+
+    field: Any
+    probe: BackwardStats
+
+    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
+        return report_backward(
+            self.field(t, y, args), self.probe, backward_stats(nfe=1)
+        )
+
+
+def forward_calls(
+    solver: diffrax.AbstractSolver,
+    num_steps: Int[Array, ""],
+    rejected_at_start: Int[Array, ""],
+) -> Int[Array, ""] | None:
+    """Field calls of a solve, `None` where they cannot be known from its steps."""
+    if isinstance(solver, StraightLine):
+        stages, fsal = solver.tableau.num_stages, solver.tableau.fsal
+        return 1 + (stages - 1) * num_steps if fsal else stages * num_steps
+    if isinstance(solver, RK4 | RK38):
+        return 4 * num_steps
+    if isinstance(solver, diffrax.HalfSolver):
+        return None
+    if isinstance(solver, diffrax.AbstractERK):
+        tableau = solver.tableau
+        if tableau.fsal:
+            # Diffrax evaluates the first stage anew until a step has been accepted.
+            return 1 + (tableau.num_stages - 1) * num_steps + rejected_at_start
+        return tableau.num_stages * num_steps
+    if isinstance(solver, diffrax.ReversibleHeun):
+        return 1 + num_steps
+    if isinstance(solver, diffrax.Euler | diffrax.LeapfrogMidpoint):
+        return num_steps
+    return None
