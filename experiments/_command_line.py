@@ -1,4 +1,4 @@
-"""From the command line to settings that make sense, or to one line that says why not."""
+"""From a command line to settings that make sense, or to a line that says why not."""
 
 import argparse
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
-from _config import Config, EvaluateConfig, NOT_ADAPTIVE
+from _config import Config, EvaluateConfig, NOT_ADAPTIVE, NOT_COMPARED
 
 
 class InputError(Exception):
@@ -47,9 +47,19 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-    text = re.sub(r"^╭.*$|[│╰╯─━]+", " ", complaint.getvalue(), flags=re.M)
-    text = re.sub(r"For full helptext.*", "", text, flags=re.S)
-    raise InputError(f"{' '.join(text.split())} (python {prog} --help lists them all)")
+    raise InputError(f"{_one_line(complaint.getvalue())}. --help lists all options.")
+
+
+def _one_line(framed: str) -> str:
+    """The first sentence in a framed message of tyro's."""
+    text = re.sub(r"^╭.*$|[│╰╯─━]+", " ", framed, flags=re.M)
+    text = re.sub(r"(For full|Argument) helptext.*", "", text, flags=re.S)
+    # A choice that may be left out is listed in the order of a set, with None.
+    chosen = re.search(r"one of \((.*)\)", text, flags=re.S)
+    if chosen is not None:
+        names = sorted(set(re.findall(r"'([^']*)'", chosen[1])) - {"None"})
+        text = text[: chosen.start(1)] + ", ".join(names) + text[chosen.end(1) :]
+    return " ".join(text.split()).rstrip(".")
 
 
 def check(config: Config) -> None:
@@ -63,13 +73,17 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
         _require(value is None or value < float("inf"), name, "must be finite", value)
-    for name in ("momentum weight_decay warmup_epochs decay_epochs shift holdout").split():
+    for name in (
+        "momentum weight_decay warmup_epochs decay_epochs shift holdout"
+    ).split():
         value = getattr(config, name)
         _require(value >= 0, name, "must not be negative", value)
         _require(value < float("inf"), name, "must be finite", value)
     _require(config.momentum < 1, "momentum", "must be below 1", config.momentum)
     _require(config.shift < 28, "shift", "must be below 28 pixels", config.shift)
-    _require(0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed)
+    _require(
+        0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
+    )
     # Group normalisation has min(32, channels) groups, which must divide the channels.
     is_divisible = config.channels % min(32, config.channels) == 0
     need = "must be at most 32 or a multiple of 32"
@@ -90,10 +104,6 @@ def check(config: Config) -> None:
 def _require(condition: bool, name: str, need: str, value: object) -> None:
     if not condition:
         raise InputError(f"--{name.replace('_', '-')} {need}; got {value}.")
-
-
-NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet", "plain")
-"""Settings that do not decide the numbers, so that a resumed run may change them."""
 
 
 def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:

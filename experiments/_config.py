@@ -27,20 +27,22 @@ class Config:
     """
 
     preset: Literal["default", "post"] = "default"
-    """Where the defaults below come from: "default" is tuned for accuracy and time;
-    "post" is the recipe of the post that this reimplements."""
+    """Source of the defaults: tuned for accuracy and time, or the post's recipe."""
     adjoint: AdjointName = "backsolve"
-    """How gradients pass through the solve: a second solve backwards in time, through
-    the recorded steps with checkpoints, or through all of max-steps directly."""
+    """How gradients are taken.
+    backsolve: by a second solve, backwards in time.
+    checkpoint: through the steps that were taken.
+    direct: through max-steps steps, taken or not."""
     dataset: DatasetName = "auto"
-    """What to train on. "auto" is MNIST if it is on this machine or can be downloaded,
-    otherwise the small digits that come with scikit-learn, with a notice."""
+    """What to train on.
+    auto: MNIST if it is here or can be downloaded, else digits, with a notice.
+    digits: the 1,797 small ones that come with scikit-learn."""
     data_dir: Path | None = None
     """Folder with the four original files of the data set; only read."""
     epochs: int = 8
     """Passes over the training set."""
     batch_size: int = 50
-    """Images per training step. They are solved as one ODE and share its steps."""
+    """Images per training step, which are solved as one ODE."""
     lr: float = 0.05
     """Peak learning rate, per step."""
     momentum: float = 0.9
@@ -52,46 +54,43 @@ class Config:
     warmup_epochs: float = 0.5
     """Epochs in which the learning rate rises to its peak."""
     decay_epochs: float = 8.0
-    """Epochs after which the learning rate has come down along a cosine; 0 keeps it
-    constant. Apart from epochs, so that a run can be resumed for more of them."""
+    """Epochs until the learning rate has come down along a cosine; 0: never.
+    Not tied to epochs, so that a run can be resumed for more of them."""
     shift: int = 1
-    """Training images are moved by up to so many pixels each way, at random."""
+    """Pixels by which training images are moved each way, at random."""
     channels: int = 6
     """Width of the network. 2 for weak machines."""
     solver: SolverName = "dopri5"
-    """ODE solver. euler, rk4 and rk38 have no error estimate: see fixed-steps."""
+    """ODE solver. euler, rk4 and rk38 need fixed-steps."""
     rtol: float = 0.1
     """Relative tolerance of the solve."""
     atol: float = 0.1
     """Absolute tolerance of the solve."""
     dt0: float | None = None
-    """First step of the solve, in units of time (the ODE runs from 0 to 1); chosen
-    automatically if not given. Every step with fixed-steps."""
+    """First step of the solve, which runs from 0 to 1; by Hairer's rule if None."""
     fixed_steps: bool = False
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
-    """Steps after which a solve has failed. "direct" costs time in proportion."""
+    """Steps after which a solve has failed. direct takes time in proportion."""
     train_size: int | None = None
     """Train on the first so many images only."""
     holdout: int = 0
-    """Keep the last so many training images out of training and score them in place of
-    the test set: for choosing settings."""
+    """For choosing settings: so many training images are kept out and scored in place
+    of the test images."""
     eval_batch_size: int = 500
     """Images per solve when scoring."""
     seed: int = 0
     """Decides initialisation, order of the images and augmentation."""
     precision: Precision = "highest"
-    """Of matrix products and convolutions on GPU and TPU. Less than "highest" spoils
-    the error estimate of the solver."""
+    """Precision on GPU and TPU. Below highest, the solver's error estimate suffers."""
     out: Path | None = None
     """New folder for the results; runs/TIME-ADJOINT if not given."""
     resume: Path | None = None
-    """Folder of an earlier run to go on with, under its own settings. epochs may be
-    raised."""
+    """Folder of a run to go on with, under its own settings; epochs may be raised."""
     quiet: bool = False
     """Print notices and the result only."""
     plain: bool = False
-    """Print plain lines and no progress bar, as where the output is no terminal."""
+    """Print no progress bar, as where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class EvaluateConfig:
     """Absolute tolerance of the solve."""
     dt0: float | None = None
     """First step of the solve; every step with fixed-steps."""
-    fixed_steps: bool | None = None
+    fixed_steps: bool = False
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int | None = None
     """Steps after which a solve has failed."""
@@ -117,11 +116,11 @@ class EvaluateConfig:
     eval_batch_size: int | None = None
     """Images per solve."""
     precision: Precision | None = None
-    """Of matrix products and convolutions on GPU and TPU."""
+    """Precision on GPU and TPU."""
     quiet: bool = False
     """Print notices and the result only."""
     plain: bool = False
-    """Print plain lines, as where the output is no terminal."""
+    """Print without colours, as where the output is no terminal."""
 
 
 PRESETS = {
@@ -139,3 +138,6 @@ PRESETS = {
     ),
 }
 """Complete settings; what is given on the command line replaces single ones."""
+
+NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet", "plain")
+"""Settings that do not decide the numbers, so that a resumed run may change them."""

@@ -16,13 +16,16 @@ def draw_curves(history: list[dict[str, Any]], title: str, path: Path) -> None:
     loss, accuracy, calls = figure.subplots(1, 3)
     scored = history[0]["scored_on"]
     _lines(
-        loss, history, {"train_loss": "train", "test_loss": scored}, "cross entropy, nats"
+        loss,
+        history,
+        {"train_loss": "train", "test_loss": scored},
+        "cross entropy, nats",
     )
     loss.set_yscale("log")
     _lines(accuracy, history, {"test_accuracy": scored}, "images right, %", scale=100)
     names = {"nfe_forward": "forward", "nfe_backward": "backward"}
     _lines(calls, history, names, "field calls per step")
-    calls.set_ylim(bottom=0)
+    calls.set_ylim(0, 1.15 * calls.get_ylim()[1])
     figure.suptitle(title)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, dpi=120, format="png")

@@ -58,8 +58,8 @@ class RunFolder:
             raise InputError(f"--out {path} cannot be written: {reason}.") from error
         if found:
             raise InputError(
-                f"--out {path} is not empty (it holds {found[0].name}), and nothing is "
-                f"overwritten. Go on with a run by --resume {path}, or name a new folder."
+                f"--out {path} is not empty (it holds {found[0].name}), and nothing "
+                f"is overwritten. Name a new folder, or go on with a run by --resume."
             )
         return cls(path)
 
@@ -71,7 +71,7 @@ class RunFolder:
             pass
 
     def write_config(self, config: Config, **facts: Any) -> None:
-        """Writes the settings, and what else is needed to know where numbers came from."""
+        """Writes the settings, and what else says where the numbers came from."""
         content = {"settings": stored_settings(config), **facts}
         write_whole(self.config, json.dumps(content, indent=2) + "\n")
 
@@ -103,7 +103,9 @@ def read_run(path: Path) -> tuple[RunFolder, Config, dict[str, Any]]:
             f"({error.strerror})."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder.config} is damaged: it holds no settings.") from error
+        raise InputError(
+            f"{folder.config} is damaged: it holds no settings."
+        ) from error
     return folder, read_settings(settings, folder.config), content
 
 
@@ -151,7 +153,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this script is in, marked where files were changed."""
+    """Commit of the checkout this script is in, marked where files were changed."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

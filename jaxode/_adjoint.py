@@ -19,7 +19,11 @@ from typing import Literal, TypeAlias
 
 import diffrax
 import equinox as eqx
-from jaxtyping import ArrayLike
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from ._integrate import Method
+from ._solver import straight_line
 
 
 AdjointName: TypeAlias = Literal["backsolve", "checkpoint", "direct"]
@@ -32,7 +36,8 @@ class Backsolve(eqx.Module):
     `adjoint_options=dict(norm="seminorm")`.
 
     Attributes:
-        solver: Diffrax solver of the backward solve.
+        solver: Diffrax solver of the backward solve. One without an error estimate
+            takes equal steps, at most `dt0` long.
         rtol: Relative tolerance of the backward solve.
         atol: Absolute tolerance, in units of the state and of its cotangent.
         controller: Adaptive controller, in place of one made from the tolerances.
@@ -91,3 +96,53 @@ def resolve_adjoint(adjoint: Adjoint) -> Backsolve | diffrax.AbstractAdjoint:
     if adjoint not in ADJOINTS:
         raise ValueError(f"Unknown adjoint {adjoint!r}; choose one of {names}.")
     return ADJOINTS[adjoint]
+
+
+def _seminorm(augmented: PyTree) -> Float[Array, ""]:
+    y, a, *_ = augmented
+    return optx.rms_norm((y, a))
+
+
+def backward_method(settings: Backsolve, forward: Method, straight: bool) -> Method:
+    """The forward method, with what `settings` changes.
+
+    Raises:
+        ValueError: where these do not go together.
+    """
+    solver = forward.solver
+    if settings.solver is not None:
+        solver = straight_line(settings.solver) if straight else settings.solver
+    controller = settings.controller or forward.controller
+    # The bound on fixed steps holds backwards too; an adaptive solve's first step not.
+    dt0 = forward.dt0 if forward.controller is None else None
+    dt0 = settings.dt0 if settings.dt0 is not None else dt0
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        if settings.controller is not None or dt0 is None:
+            raise ValueError(
+                f"Backsolve got {type(solver).__name__}, which has no error estimate "
+                "to control its steps by; pass dt0=... and no controller for equal "
+                "steps, or a solver such as diffrax.Dopri5()."
+            )
+        controller = None
+    wants_tolerance = settings.rtol is not None or settings.atol is not None
+    if isinstance(controller, diffrax.PIDController):
+        for name in ("rtol", "atol"):
+            value = getattr(settings, name)
+            if value is not None:
+                controller = eqx.tree_at(
+                    lambda c, n=name: getattr(c, n), controller, value
+                )
+        if settings.seminorm:
+            controller = eqx.tree_at(lambda c: c.norm, controller, _seminorm)
+    elif wants_tolerance or settings.seminorm:
+        raise ValueError(
+            "Backsolve got rtol, atol or seminorm for steps that no "
+            "diffrax.PIDController chooses; pass an adaptive solver and "
+            "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
+        )
+    return Method(
+        solver=solver,
+        controller=controller,
+        dt0=dt0,
+        max_steps=settings.max_steps or forward.max_steps,
+    )

@@ -23,51 +23,15 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from ._adjoint import Backsolve
+from ._adjoint import Backsolve, backward_method
 from ._errors import raise_if_failed
 from ._integrate import Integral, integrate, Method
-from ._solver import straight_line
 from ._stats import backward_stats, BackwardStats, SolveStats
 
 
 # In a forward solve that is not differentiated by Diffrax, this adjoint means a plain
 # `lax.while_loop`, and it is used for nothing else.
 _PLAIN_LOOP = diffrax.ForwardMode()
-
-
-def _seminorm(augmented: PyTree) -> Float[Array, ""]:
-    y, a, *_ = augmented
-    return optx.rms_norm((y, a))
-
-
-def backward_method(settings: Backsolve, forward: Method, straight: bool) -> Method:
-    """The forward method, with what `settings` changes."""
-    solver = forward.solver
-    if settings.solver is not None:
-        solver = straight_line(settings.solver) if straight else settings.solver
-    controller = settings.controller or forward.controller
-    wants_tolerance = settings.rtol is not None or settings.atol is not None
-    if isinstance(controller, diffrax.PIDController):
-        for name in ("rtol", "atol"):
-            value = getattr(settings, name)
-            if value is not None:
-                controller = eqx.tree_at(
-                    lambda c, n=name: getattr(c, n), controller, value
-                )
-        if settings.seminorm:
-            controller = eqx.tree_at(lambda c: c.norm, controller, _seminorm)
-    elif wants_tolerance or settings.seminorm:
-        raise ValueError(
-            "Backsolve got rtol, atol or seminorm for a forward solve without a "
-            "diffrax.PIDController; pass Backsolve(controller=diffrax.PIDController("
-            "rtol=..., atol=...)) instead."
-        )
-    return Method(
-        solver=solver,
-        controller=controller,
-        dt0=settings.dt0 if settings.dt0 is not None else forward.dt0,
-        max_steps=settings.max_steps or forward.max_steps,
-    )
 
 
 def _relative_error(y: PyTree, y_true: PyTree) -> Float[Array, ""]:
@@ -89,26 +53,29 @@ class _Problem(eqx.Module):
     probe: BackwardStats
 
 
-def _augmented_field(field_and_args: PyTree, is_perturbed: PyTree) -> Any:
-    """`f(t, (y, a, g), parameters)`, with `parameters` the differentiated leaves."""
-    _, rest = eqx.partition(field_and_args, is_perturbed)
+class _Augmented(eqx.Module):
+    """`d(y, a, g)/dt`, given the leaves that are differentiated as `parameters`.
 
-    def augmented(t, state, parameters):
-        y, a, _ = state
+    A module and no closure, so that a second gradient finds the first one compiled.
+
+    Attributes:
+        rest: The field and its `args` without these leaves.
+    """
+
+    rest: PyTree
+
+    def __call__(self, t: Any, state: PyTree, parameters: PyTree) -> PyTree:
+        y, a, g = state
 
         def primal(y, parameters):
-            field, args = eqx.combine(parameters, rest)
+            field, args = eqx.combine(parameters, self.rest)
             return field(t, y, args)
 
         y_dot, vjp = jax.vjp(primal, y, parameters)
-        a_dot, g_dot = vjp(a)
-        return (
-            y_dot,
-            jax.tree.map(jnp.negative, a_dot),
-            jax.tree.map(jnp.negative, g_dot),
-        )
-
-    return augmented
+        a_dot, g_dot = jax.tree.map(jnp.negative, vjp(a))
+        # Diffrax holds no state in less precision than the time's, parameters may be.
+        g_dot = jax.tree.map(lambda d, g: d.astype(g.dtype), g_dot, g)
+        return y_dot, a_dot, g_dot
 
 
 CAPTURED_MESSAGE = (
@@ -129,6 +96,8 @@ def backsolve(
 ) -> Integral:
     """`integrate`, differentiated by the continuous adjoint.
 
+    The gradient is NaN where one of the two solves failed.
+
     Where `backward.dt0` is `None`, the backward solve of each interval starts with the
     step that the solve before it ended with, the forward solve in the first place.
     """
@@ -141,7 +110,7 @@ def _backsolve_fwd(perturbed, problem, ts, forward, backward, throw):
     if any(jax.tree.leaves(perturbed.captured)):
         raise ValueError(CAPTURED_MESSAGE)
     out = backsolve(problem, ts, forward, backward, throw)
-    return out, (out.ys, out.stats.last_step)
+    return out, (out.ys, out.stats)
 
 
 def _intervals(ts: Array, y0: PyTree, ys: PyTree, ys_bar: PyTree) -> PyTree:
@@ -171,14 +140,13 @@ def _backsolve_bwd(
     throw,
 ):
     del forward
-    ys, last_step = residuals
+    ys, forward_stats = residuals
     ys_bar = jax.tree.map(
         lambda y, y_bar: jnp.zeros_like(y) if y_bar is None else y_bar, ys, out_bar.ys
     )
-    field_and_args = (problem.field, problem.args)
-    is_perturbed = (perturbed.field, perturbed.args)
-    field = _augmented_field(field_and_args, is_perturbed)
-    parameters, _ = eqx.partition(field_and_args, is_perturbed)
+    parameters, rest = eqx.partition(
+        (problem.field, problem.args), (perturbed.field, perturbed.args)
+    )
 
     def one_interval(carry, interval):
         a, g, step, stats = carry
@@ -187,7 +155,7 @@ def _backsolve_bwd(
         dt0 = step if backward.dt0 is None else backward.dt0
         method = Method(backward.solver, backward.controller, dt0, backward.max_steps)
         solve = integrate(
-            field,
+            _Augmented(rest),
             (y_end, a, g),
             parameters,
             jnp.stack([t_end, t_start]),
@@ -207,8 +175,13 @@ def _backsolve_bwd(
         stats = eqx.tree_at(lambda s: s.reconstruction_error, stats, worst)
         return (a, g, solve.stats.last_step, stats), None
 
-    zeros = jax.tree.map(jnp.zeros_like, (problem.y0, parameters))
-    carry = (*zeros, last_step, backward_stats(num_solves=1))
+    a = jax.tree.map(jnp.zeros_like, problem.y0)
+    with jax.numpy_dtype_promotion("standard"):
+        g = jax.tree.map(
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, ts.dtype)),
+            parameters,
+        )
+    carry = (a, g, forward_stats.last_step, backward_stats(num_solves=1))
     stacked = _intervals(ts, problem.y0, ys, ys_bar)
     if ts.shape[0] == 2:
         only = jax.tree.map(lambda rows: rows[0], stacked)
@@ -217,9 +190,9 @@ def _backsolve_bwd(
         carry, _ = jax.lax.scan(one_interval, carry, stacked, reverse=True)
     a, g, _, stats = carry
     # A gradient from half a solve looks like any other; a NaN does not.
-    failed = stats.num_failures > 0
+    failed = (stats.num_failures > 0) | ~forward_stats.success
     a, g = jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), (a, g))
-    field_bar, args_bar = g
+    field_bar, args_bar = jax.tree.map(lambda g, p: g.astype(p.dtype), g, parameters)
     return _Problem(
         y0=a,
         field=field_bar,

@@ -25,20 +25,40 @@ def check_state(y0: PyTree) -> PyTree[Array]:
 
     Raises:
         ValueError: where it has no leaves.
-        TypeError: where a leaf is no floating-point or complex number.
+        TypeError: where a leaf is no floating-point or complex number of at least 32
+            bits, or the leaves are not of one precision.
     """
     leaves = jax.tree_util.tree_leaves_with_path(y0)
     if not leaves:
         raise ValueError("y0 has no leaves; pass an array or a pytree of arrays.")
+    dtypes = {}
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
+        where = "y0" + jax.tree_util.keystr(path)
         if not jnp.issubdtype(dtype, jnp.inexact):
-            where = "y0" + jax.tree_util.keystr(path)
             raise TypeError(
                 f"{where} has dtype {dtype}, and an ODE's state must be floating; "
                 f"pass {where}.astype(float)."
             )
-    return jax.tree.map(jnp.asarray, y0)
+        if jnp.finfo(dtype).bits < 32:
+            raise TypeError(
+                f"{where} has dtype {dtype}, too coarse for time steps and error "
+                f"estimates; pass {where}.astype(jnp.float32), and cast inside the "
+                "field where half precision is wanted."
+            )
+        dtypes[jnp.finfo(dtype).dtype] = f"{where} in {dtype}"
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"y0 mixes precisions: {', '.join(dtypes.values())}; pass all leaves in "
+            "one, such as jax.tree.map(lambda x: x.astype(jnp.float32), y0)."
+        )
+    # The dtype is named so that a Python number does not stay weakly typed.
+    return jax.tree.map(lambda y: jnp.asarray(y, jnp.result_type(y)), y0)
+
+
+def precision(y0: PyTree[Array]) -> jnp.dtype:
+    """The real dtype of a state whose leaves have passed `check_state`."""
+    return jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
 
 
 def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
@@ -50,13 +70,12 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
             neighbour, or not in order. Where `ts` is traced, the last three are
             checked at run time if `throw` is set.
     """
-    dtype = jnp.result_type(ts)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    ts = jnp.asarray(ts)
+    if not jnp.issubdtype(ts.dtype, jnp.floating):
         raise TypeError(
-            f"ts has dtype {dtype}; times must be floating, such as "
+            f"ts has dtype {ts.dtype}; times must be floating, such as "
             "jnp.array([0.0, 1.0])."
         )
-    ts = jnp.asarray(ts)
     if ts.ndim != 1 or ts.shape[0] < 2:
         raise ValueError(
             f"ts has shape {ts.shape}; pass at least two times in one dimension, such "
@@ -64,7 +83,7 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
         )
     # Diffrax promotes the state to the precision of the times. A user who hands over
     # a float32 state wants a float32 solve, so the times follow the state instead.
-    real = jnp.finfo(jnp.result_type(*jax.tree.leaves(y0))).dtype
+    real = precision(y0)
     ts = ts.astype(real)
     if is_concrete(ts):
         shown = np.array2string(np.asarray(ts), threshold=8)
@@ -91,24 +110,38 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
     return ts
 
 
-def check_step_control(
-    solver: Any, rtol: Any, atol: Any, dt0: Any, ts: Array, max_steps: Any
-) -> None:
-    """Checks that the settings say how to choose steps.
-
-    Raises:
-        TypeError: for a solver that is no Diffrax solver.
-        ValueError: for settings that contradict each other, each other's sign, or
-            the solver.
-    """
+def check_kinds(solver: Any, controller: Any) -> None:
+    """Raises `TypeError` where one of the two is no Diffrax object of its kind."""
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(
             f"solver must be a Diffrax solver such as diffrax.Dopri5(); got {solver!r}."
         )
+    if controller is not None and not isinstance(
+        controller, diffrax.AbstractAdaptiveStepSizeController
+    ):
+        raise TypeError(
+            f"controller must be an adaptive one such as diffrax.PIDController(...); "
+            f"got {controller!r}. For fixed steps pass rtol=None and dt0=..."
+        )
+
+
+def check_step_control(
+    solver: diffrax.AbstractSolver,
+    rtol: Any,
+    atol: Any,
+    dt0: Any,
+    max_steps: Any,
+) -> None:
+    """Checks that the settings say how to choose steps.
+
+    Raises:
+        ValueError: for settings that contradict each other, each other's sign, or
+            the solver.
+    """
     if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
         raise ValueError(f"max_steps must be a positive integer; got {max_steps!r}.")
-    for name, value, least in (("rtol", rtol, 0), ("atol", atol, 0)):
-        if value is not None and is_concrete(value) and not value > least:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and is_concrete(value) and not value > 0:
             raise ValueError(f"{name} must be positive; got {value}.")
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     name = type(solver).__name__
@@ -125,14 +158,37 @@ def check_step_control(
         )
     if rtol is not None and atol is None:
         raise ValueError("atol is None; pass atol=... with rtol=...")
-    if dt0 is not None and is_concrete(dt0):
-        if not (np.ndim(dt0) == 0 and np.isfinite(dt0) and dt0 != 0):
-            raise ValueError(f"dt0 must be one finite number, not zero; got {dt0}.")
-        if is_concrete(ts) and (dt0 > 0) != bool(ts[-1] > ts[0]):
+
+
+def in_precision(x: Any, dtype: jnp.dtype) -> Any:
+    """An array in `dtype`; a Python number, which takes on any dtype, as it is."""
+    return x if x is None or type(x) in (int, float) else jnp.asarray(x, dtype)
+
+
+def check_first_step(dt0: Any, ts: Array, throw: bool) -> Array:
+    """The length of the first step, or the bound on fixed steps, in the dtype of `ts`.
+
+    Raises:
+        ValueError: where `dt0` is not one finite number that points along `ts`. Where
+            one of them is traced, this is checked at run time if `throw` is set.
+    """
+    if np.ndim(dt0) != 0:
+        raise ValueError(f"dt0 must be one number; got shape {np.shape(dt0)}.")
+    if is_concrete(dt0) and not (np.isfinite(dt0) and dt0 != 0):
+        raise ValueError(f"dt0 must be finite and not zero; got {dt0}.")
+    forwards = ts[-1] > ts[0]
+    step = jnp.asarray(dt0, ts.dtype)
+    along = jnp.isfinite(step) & jnp.where(forwards, step > 0, step < 0)
+    if is_concrete(along):
+        if not along:
             raise ValueError(
                 f"dt0={dt0} points away from ts, which runs from {ts[0]} to {ts[-1]}; "
                 f"pass dt0={-dt0}."
             )
+    elif throw:
+        message = "dt0 must be finite, not zero, and have the sign of ts[-1] - ts[0]."
+        step = eqx.error_if(step, ~along, message)
+    return jnp.abs(step)
 
 
 def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any, Any]:
@@ -163,6 +219,7 @@ def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any
 
 def check_output(out: PyTree, y0: PyTree[Array]) -> None:
     """Raises `ValueError` where a field's output is not shaped like the state."""
+    out = jax.tree.map(lambda o: jax.eval_shape(jnp.asarray, o), out)
     expected = jax.eval_shape(lambda: y0)
     same = jax.tree.structure(out) == jax.tree.structure(expected) and all(
         o.shape == e.shape and o.dtype == e.dtype

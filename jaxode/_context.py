@@ -30,15 +30,15 @@ class Overrides:
     probe: BackwardStats | None = None
 
 
-_current: contextvars.ContextVar[Overrides] = contextvars.ContextVar(
-    "jaxode_overrides", default=Overrides()
+_current: contextvars.ContextVar[Overrides | None] = contextvars.ContextVar(
+    "jaxode_overrides", default=None
 )
 _fresh = itertools.count()
 
 
 def current_overrides() -> Overrides:
     """What is in force where this is called, at trace time."""
-    return _current.get()
+    return _current.get() or Overrides()
 
 
 @contextlib.contextmanager

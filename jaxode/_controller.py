@@ -138,14 +138,24 @@ class Watch(eqx.Module):
     Attributes:
         last_step: Length of the last accepted step, in units of time; 0 before it.
         rejected_at_start: Steps rejected before the first was accepted.
+        after_jump: Steps tried from a time at which the field jumps.
+        jumped: Whether the next step is one of these.
         non_finite: Whether the last rejected candidate held a NaN or an infinity.
         inner: State of the watched controller.
     """
 
     last_step: Float[Array, ""]
     rejected_at_start: Int[Array, ""]
+    after_jump: Int[Array, ""]
+    jumped: Bool[Array, ""]
     non_finite: Bool[Array, ""]
     inner: PyTree
+
+    @classmethod
+    def start(cls, t0: Array, inner: PyTree = None) -> "Watch":
+        """Nothing seen yet, in a solve that starts at `t0`."""
+        zero, no = jnp.array(0, jnp.int32), jnp.array(False)
+        return cls(jnp.zeros_like(t0), zero, zero, no, no, inner)
 
 
 def any_non_finite(y: PyTree) -> Bool[Array, ""]:
@@ -179,8 +189,7 @@ class Watched(_Wrapping):
         t_next, inner = self.controller.init(
             terms, t0, t1, y0, dt0, args, func, error_order
         )
-        zero = jnp.zeros((), jnp.result_type(t0))
-        return t_next, Watch(zero, jnp.array(0, jnp.int32), jnp.array(False), inner)
+        return t_next, Watch.start(t0, inner)
 
     def adapt_step_size(
         self,
@@ -212,11 +221,13 @@ class Watched(_Wrapping):
         )
         stuck = ~keep & ~(next_t1 - next_t0 > resolution)
         result = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, result)
-        started = controller_state.last_step > 0
+        seen = controller_state
         watch = Watch(
-            last_step=jnp.where(keep, t1 - t0, controller_state.last_step),
-            rejected_at_start=controller_state.rejected_at_start
-            + jnp.where(keep | started, 0, 1),
+            last_step=jnp.where(keep, t1 - t0, seen.last_step),
+            rejected_at_start=seen.rejected_at_start
+            + jnp.where(keep | (seen.last_step > 0), 0, 1),
+            after_jump=seen.after_jump + jnp.where(seen.jumped, 1, 0),
+            jumped=jnp.where(keep, made_jump, seen.jumped),
             # Looked at only after a rejection: an accepted candidate is finite, since
             # its error estimate was, and the pass over the state would not be free.
             non_finite=jax.lax.cond(

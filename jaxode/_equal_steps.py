@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -49,10 +50,7 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         error_order: Any,
     ) -> tuple[Any, Watch]:
         del terms, t1, y0, dt0, args, func, error_order
-        zero = jnp.zeros((), jnp.result_type(t0))
-        return self._next(t0), Watch(
-            zero, jnp.array(0, jnp.int32), jnp.array(False), None
-        )
+        return self._next(t0), Watch.start(t0)
 
     def adapt_step_size(
         self,
@@ -67,11 +65,9 @@ class EqualSteps(diffrax.AbstractStepSizeController):
     ) -> tuple:
         del y0, args, y_error, error_order
         bad = any_non_finite(y1_candidate)
-        watch = Watch(
-            last_step=jnp.where(bad, controller_state.last_step, t1 - t0),
-            rejected_at_start=controller_state.rejected_at_start,
-            non_finite=bad,
-            inner=None,
+        last_step = jnp.where(bad, controller_state.last_step, t1 - t0)
+        watch = eqx.tree_at(
+            lambda w: (w.last_step, w.non_finite), controller_state, (last_step, bad)
         )
         result = diffrax.RESULTS.where(
             bad, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful

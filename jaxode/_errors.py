@@ -25,8 +25,8 @@ _FINE, _MAX_STEPS, _NON_FINITE, _UNDERFLOW, _OTHER = range(5)
 _MESSAGES = {
     _MAX_STEPS: (
         "{which} took max_steps={max_steps} steps and got to t={t:.6g}. Raise "
-        "max_steps, loosen rtol and atol, or use an implicit solver such as "
-        "diffrax.Kvaerno5() if the problem is stiff."
+        "max_steps, loosen rtol and atol (or raise dt0, for fixed steps), or use an "
+        "implicit solver such as diffrax.Kvaerno5() if the problem is stiff."
     ),
     _NON_FINITE: (
         "{which} stopped at t={t:.6g}: every step from there, however short, gave a "
@@ -35,7 +35,8 @@ _MESSAGES = {
     ),
     _UNDERFLOW: (
         "{which} stopped at t={t:.6g}: the step size fell below the resolution of the "
-        "time. Loosen rtol and atol, use float64, or use an implicit solver such as "
+        "time. Check whether the solution grows without bound there; otherwise loosen "
+        "rtol and atol, use float64, or use an implicit solver such as "
         "diffrax.Kvaerno5() if the problem is stiff."
     ),
     _OTHER: (
@@ -64,14 +65,15 @@ def raise_if_failed(
 
     def check(code: Any, t: Any) -> np.ndarray:
         # Leading axes under `vmap`; one failure is enough to tell of.
-        for c, when in np.broadcast(np.asarray(code), np.asarray(t)):
+        solves = np.broadcast(np.asarray(code), np.asarray(t))
+        for c, when in solves:
             if int(c) != _FINE:
                 raise SolveError(
                     _MESSAGES[int(c)].format(
                         which=which, max_steps=max_steps, t=float(when)
                     )
                 )
-        return np.ones(np.shape(code), bool)
+        return np.ones(solves.shape, bool)
 
     code, t = jax.lax.stop_gradient((_code(solve), solve.t_reached))
     if not isinstance(code, jax.core.Tracer):

@@ -59,15 +59,22 @@ def _controller(
     return Watched(FirstStep(method.controller, method.dt0, f0))
 
 
-def _fill_unreached(ts: Float[Array, " time"], ys: PyTree) -> PyTree:
-    """Rows that Diffrax did not write hold infinities; the last row is always there."""
-    reached = jnp.isfinite(ts)
+def _fill_unreached(
+    ts: Float[Array, " time"], ys: PyTree[Array]
+) -> tuple[Float[Array, ""], PyTree[Array]]:
+    """The time reached, and `ys` with the state at that time in rows beyond it.
+
+    Diffrax leaves infinities in these rows, and writes the last state that it reached
+    into the first of them.
+    """
+    written = jnp.isfinite(ts)
+    last = jnp.sum(written) - 1
 
     def leaf(rows):
-        mask = jnp.reshape(reached, (-1,) + (1,) * (rows.ndim - 1))
-        return jnp.where(mask, rows, rows[-1:])
+        mask = jnp.reshape(written, (-1,) + (1,) * (rows.ndim - 1))
+        return jnp.where(mask, rows, rows[last])
 
-    return jax.tree.map(leaf, ys)
+    return ts[last], jax.tree.map(leaf, ys)
 
 
 def _start(
@@ -138,7 +145,9 @@ def integrate(
         jnp.asarray(solution.stats[name], jnp.int32)
         for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
     )
-    nfe = forward_calls(method.solver, num_steps, watch.rejected_at_start)
+    nfe = forward_calls(
+        method.solver, num_steps, watch.rejected_at_start, watch.after_jump
+    )
     if nfe is not None and method.controller is not None and method.dt0 is None:
         nfe = nfe + (1 if f0 is not None else 2)
     stats = SolveStats(
@@ -150,12 +159,11 @@ def integrate(
         success=solution.result == diffrax.RESULTS.successful,
     )
     assert solution.ts is not None
+    t_reached, ys = _fill_unreached(solution.ts, solution.ys)
     return Integral(
-        ys=solution.ys
-        if between is None
-        else _fill_unreached(solution.ts, solution.ys),
+        ys=ys,
         stats=stats,
         result=solution.result,
-        t_reached=jax.lax.stop_gradient(solution.ts[-1]),
+        t_reached=jax.lax.stop_gradient(t_reached),
         non_finite=watch.non_finite,
     )

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
+from ._stats import BackwardStats
+
 
 class Metrics(eqx.Module):
     """Sums and counts over images and batches; `a.merge(b)` adds them.
@@ -138,6 +140,37 @@ def cross_entropy(
     if stats.nfe is not None:
         metrics = dataclasses.replace(metrics, nfe_forward=jnp.max(as_count(stats.nfe)))
     return loss_sum / total.astype(loss_sum.dtype), metrics
+
+
+def add_backward(
+    metrics: Metrics, backward: BackwardStats, is_applied: Bool[Array, ""]
+) -> Metrics:
+    """Metrics of a training step: those of its batch, with the backward solve.
+
+    Args:
+        metrics: From `cross_entropy`, before the update.
+        backward: Counts of the gradient computation.
+        is_applied: Whether the update was. Where it was not, loss and accuracy are left
+            out, since they may be NaN, and the step counts as skipped.
+
+    Returns:
+        The metrics that the steps of an epoch are summed from.
+    """
+
+    def keep(value):
+        return jnp.where(is_applied, value, jnp.zeros_like(value))
+
+    return dataclasses.replace(
+        metrics,
+        loss_sum=keep(metrics.loss_sum),
+        correct=keep(metrics.correct),
+        total=keep(metrics.total),
+        nfe_backward=as_count(backward.nfe),
+        rejected_steps=metrics.rejected_steps + as_count(backward.num_rejected_steps),
+        failed_solves=metrics.failed_solves + as_count(backward.num_failures),
+        skipped_steps=as_count(~is_applied),
+        reconstruction_error_sum=keep(backward.reconstruction_error),
+    )
 
 
 def as_count(

@@ -10,8 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ._adjoint import Adjoint, Backsolve, resolve_adjoint
-from ._backsolve import backward_method, solve_by_backsolve
-from ._checks import captured_arrays, check_state, check_step_control, check_times
+from ._backsolve import solve_by_backsolve
+from ._checks import (
+    captured_arrays,
+    check_first_step,
+    check_kinds,
+    check_state,
+    check_step_control,
+    check_times,
+    in_precision,
+)
 from ._context import current_overrides
 from ._errors import raise_if_failed
 from ._integrate import Integral, integrate, Method
@@ -141,8 +149,6 @@ def _method(
     if controller is None and rtol is not None:
         assert atol is not None
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    if dt0 is not None:
-        dt0 = jnp.abs(jax.lax.stop_gradient(dt0))
     return Method(solver, controller, dt0, max_steps)
 
 
@@ -166,9 +172,13 @@ def _odeint(
     solver = diffrax.Dopri5() if solver is None else solver
     y0 = check_state(y0)
     ts = check_times(ts, y0, throw)
+    check_kinds(solver, controller)
     if controller is not None:
         rtol, atol = controller.rtol, controller.atol
-    check_step_control(solver, rtol, atol, dt0, ts, max_steps)
+    check_step_control(solver, rtol, atol, dt0, max_steps)
+    rtol, atol = in_precision(rtol, ts.dtype), in_precision(atol, ts.dtype)
+    if dt0 is not None:
+        dt0 = check_first_step(jax.lax.stop_gradient(dt0), ts, throw)
     adjoint = resolve_adjoint(adjoint)
     field, captured = captured_arrays(field, ts[0], y0, args)
     fast_solver = as_straight_line(solver) if straight_line else solver

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ._tableaus import CLASSICAL, THREE_EIGHTHS, third_order_weights
+from ._tableaus import CLASSICAL, third_order_weights, THREE_EIGHTHS
 
 
 Terms: TypeAlias = diffrax.AbstractTerm
@@ -28,15 +28,9 @@ _StepOut: TypeAlias = tuple[
 def _combine(y0: PyTree, weights: np.ndarray, stages: list[PyTree]) -> PyTree:
     """`y0 + sum_i weights[i] * stages[i]`, leaving out weights that are zero."""
     used = [(float(w), k) for w, k in zip(weights, stages, strict=False) if w != 0]
-    if not used:
-        return y0
 
     def leaf(y, *ks):
-        return (
-            y
-            + sum(w * k for (w, _), k in zip(used[1:], ks[1:], strict=True))
-            + (used[0][0] * ks[0])
-        )
+        return y + sum(w * k for (w, _), k in zip(used, ks, strict=True))
 
     return jax.tree.map(leaf, y0, *[k for _, k in used])
 

@@ -17,6 +17,7 @@ class SolveStats(eqx.Module):
     Attributes:
         nfe: Calls of the vector field, or `None` where the solver hides them
             (an implicit solver's root finder calls the field as often as it likes).
+            Calls made to compute a gradient are not among them.
         num_steps: Steps tried, which is accepted plus rejected ones.
         num_accepted_steps: Steps kept.
         num_rejected_steps: Steps thrown away because the error was too large.
@@ -117,23 +118,41 @@ def forward_calls(
     solver: diffrax.AbstractSolver,
     num_steps: Int[Array, ""],
     rejected_at_start: Int[Array, ""],
+    after_jump: Int[Array, ""],
 ) -> Int[Array, ""] | None:
-    """Field calls of a solve, `None` where they cannot be known from its steps."""
-    if isinstance(solver, StraightLine):
-        stages, fsal = solver.tableau.num_stages, solver.tableau.fsal
-        return 1 + (stages - 1) * num_steps if fsal else stages * num_steps
+    """Field calls of a solve, `None` where they cannot be known from its steps.
+
+    Args:
+        solver: The solver.
+        num_steps: Steps tried.
+        rejected_at_start: Steps rejected before the first was accepted.
+        after_jump: Steps tried from a jump, where a first stage that was kept from the
+            step before is not valid.
+    """
+    if isinstance(solver, diffrax.HalfSolver):
+        # A step is tried once in full and once in halves, the second of them from a
+        # place where the first stage is known.
+        inner = solver.solver
+        if isinstance(inner, diffrax.AbstractERK) and inner.tableau.fsal:
+            twice = 2 * (1 + rejected_at_start + after_jump)
+            return twice + 3 * (inner.tableau.num_stages - 1) * num_steps
+        if isinstance(inner, diffrax.AbstractERK | diffrax.Euler | RK4 | RK38):
+            none = jnp.zeros_like(num_steps)
+            return forward_calls(inner, 3 * num_steps, none, none)
+        return None
     if isinstance(solver, RK4 | RK38):
         return 4 * num_steps
-    if isinstance(solver, diffrax.HalfSolver):
-        return None
-    if isinstance(solver, diffrax.AbstractERK):
-        tableau = solver.tableau
-        if tableau.fsal:
+    if isinstance(solver, StraightLine | diffrax.AbstractERK):
+        stages = solver.tableau.num_stages
+        if not solver.tableau.fsal:
+            return stages * num_steps
+        fresh = 1 + after_jump
+        if not isinstance(solver, StraightLine):
             # Diffrax evaluates the first stage anew until a step has been accepted.
-            return 1 + (tableau.num_stages - 1) * num_steps + rejected_at_start
-        return tableau.num_stages * num_steps
+            fresh = fresh + rejected_at_start
+        return fresh + (stages - 1) * num_steps
     if isinstance(solver, diffrax.ReversibleHeun):
-        return 1 + num_steps
+        return 1 + after_jump + num_steps
     if isinstance(solver, diffrax.Euler | diffrax.LeapfrogMidpoint):
         return num_steps
     return None

@@ -17,12 +17,40 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 
+TWICE_MESSAGE = (
+    "odeint is differentiated twice, the second time with respect to ts, which it does "
+    "not support. Differentiate with respect to ts first, or make the times arguments: "
+    "solve dy/ds = (t1 - t0) * field(t0 + (t1 - t0) * s, y) over ts=[0, 1] and pass t0 "
+    "and t1 through `args`."
+)
+
+
+@jax.custom_jvp
+def _differentiated_once(ts: Array) -> Array:
+    """Ones, which raise an error where `ts` carries a tangent.
+
+    A tangent passes the two identities below as it is. That is right to first order
+    only, so tangents are multiplied by these ones, which cost nothing once compiled: a
+    second derivative through the times is then an error and not a wrong number.
+    """
+    return jnp.ones_like(ts)
+
+
+@_differentiated_once.defjvp
+def _differentiated_once_jvp(primals, tangents):
+    raise ValueError(TWICE_MESSAGE)
+
+
+def _leading(t: Array, y: Array) -> Array:
+    """`t` in the dtype of `y`, with axes added to broadcast along the others of `y`."""
+    return jnp.reshape(t, t.shape + (1,) * (y.ndim - t.ndim)).astype(y.dtype)
+
+
 def _add_scaled(y_dot: PyTree, y: PyTree, t_dot: Array, f: PyTree) -> PyTree:
     """`y_dot + t_dot * f`, with `None` tangents for zero; `t_dot` leads the axes."""
 
     def leaf(y_dot, y, f):
-        scale = jnp.reshape(t_dot, t_dot.shape + (1,) * (y.ndim - t_dot.ndim))
-        term = scale.astype(y.dtype) * f
+        term = _leading(t_dot, y) * f
         return term if y_dot is None else y_dot + term
 
     return jax.tree.map(leaf, y_dot, y, f, is_leaf=lambda x: x is None)
@@ -58,4 +86,7 @@ def _reads_at_jvp(primals, tangents):
     if ts_dot is not None:
         fs = jax.lax.map(lambda t_y: field(t_y[0], t_y[1], args), (ts, ys))
         ys_dot = _add_scaled(ys_dot, ys, ts_dot, fs)
-    return ys, ys_dot
+    # Whatever was differentiated has left a tangent here, so one guard is enough.
+    once = _differentiated_once(ts)
+    guarded = lambda y, y_dot: None if y_dot is None else y_dot * _leading(once, y)
+    return ys, jax.tree.map(guarded, ys, ys_dot)

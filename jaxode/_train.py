@@ -6,7 +6,6 @@ numbers. Nothing here raises from inside jit. An update that must not be applied
 out and counted; what to do about it is decided on the host.
 """
 
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -18,8 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from ._batches import random_shift
 from ._gradient import value_and_grad_with_stats
-from ._objective import as_count, cross_entropy, Metrics
-from ._stats import BackwardStats
+from ._objective import add_backward, cross_entropy, Metrics
 
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -214,31 +212,7 @@ def _step(
         step=state.step + 1,
         skipped_in_a_row=jnp.where(is_applied, 0, state.skipped_in_a_row + 1),
     )
-    return state, _add_backward(metrics, backward, is_applied)
-
-
-def _add_backward(
-    metrics: Metrics, backward: BackwardStats, is_applied: Bool[Array, ""]
-) -> Metrics:
-    """Adds the backward solve; takes out the loss of a skipped step (it may be NaN)."""
-    zeros = Metrics.zeros()
-    keep = partial(jnp.where, is_applied)
-    rejected = as_count(backward.num_rejected_steps)
-    failures = as_count(backward.num_failures)
-    return Metrics(
-        loss_sum=keep(metrics.loss_sum, zeros.loss_sum),
-        correct=keep(metrics.correct, zeros.correct),
-        total=keep(metrics.total, zeros.total),
-        batches=metrics.batches,
-        nfe_forward=metrics.nfe_forward,
-        nfe_backward=as_count(backward.nfe),
-        rejected_steps=metrics.rejected_steps + rejected,
-        failed_solves=metrics.failed_solves + failures,
-        skipped_steps=as_count(~is_applied),
-        reconstruction_error_sum=keep(
-            backward.reconstruction_error, zeros.reconstruction_error_sum
-        ),
-    )
+    return state, add_backward(metrics, backward, is_applied)
 
 
 def _all_finite(tree: PyTree[Float[Array, "..."]]) -> Bool[Array, ""]:

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import importlib
 import importlib.util
 import os
 import signal
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if behaviour == "stalled":
                 time.sleep(3)
 
-    def log_message(self, *args):
+    def log_message(self, format, *args):
         pass
 
 
@@ -112,10 +114,10 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A data set of 40 images takes MNIST's place, here and in tensorflow-datasets."""
-    import tensorflow_datasets as tfds
-
+    tfds: Any = importlib.import_module("tensorflow_datasets")
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # The argument is the time that shutdown may take.
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/"
     source = as_source(url)
     monkeypatch.setitem(SOURCES, "mnist", source)
@@ -363,22 +365,23 @@ def become_a_folder(path: Path) -> None:
     path.mkdir()
 
 
-BAD_FILES = {
-    remove: r"train-images-idx3-ubyte.gz is missing \([\d,]+ bytes expected\)",
-    truncate: r"train-images-idx3-ubyte.gz has [\d,]+ bytes, [\d,]+ expected",
-    flip_the_last_bit: r"train-images-idx3-ubyte.gz is damaged \(sha256 \w{64} exp",
-    become_a_folder: r"train-images-idx3-ubyte.gz cannot be read \(Is a directory\)",
-}
+BAD_FILES = [
+    (remove, r"train-images-idx3-ubyte.gz is missing \([\d,]+ bytes expected\)"),
+    (truncate, r"train-images-idx3-ubyte.gz has [\d,]+ bytes, [\d,]+ expected"),
+    (flip_the_last_bit, r"train-images-idx3-ubyte.gz is damaged \(sha256 \w{64} exp"),
+    (swap, r"train-images-idx3-ubyte.gz is t10k-images-idx3-ubyte.gz of mnist"),
+    (become_a_folder, r"train-images-idx3-ubyte.gz cannot be read \(Is a directory\)"),
+]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto"])
-@pytest.mark.parametrize("damage", BAD_FILES)
+@pytest.mark.parametrize(("damage", "message"), BAD_FILES)
 def test_bad_file_is_named_even_when_the_data_is_cached(
-    damage: Callable[[Path], None], dataset: str, folder: Path
+    damage: Callable[[Path], None], message: str, dataset: str, folder: Path
 ):
     load_mnist("mnist", data_dir=folder)
     damage(folder / NAMES[0])
-    with pytest.raises(DataError, match=f"^data_dir '.*: {BAD_FILES[damage]}"):
+    with pytest.raises(DataError, match=f"^data_dir '.*: {message}"):
         load_mnist(dataset, data_dir=folder)
 
 
@@ -400,7 +403,7 @@ def test_files_of_another_data_set_do_not_pass_for_mnist(
     mnist = dataclasses.replace(tiny, files=(sums[0], sums[1], sums[2], sums[3]))
     monkeypatch.setitem(SOURCES, "fashion_mnist", fashion)
     monkeypatch.setitem(SOURCES, "mnist", mnist)
-    with pytest.raises(DataError, match=f"{NAMES[0]} is a file of fashion_mnist"):
+    with pytest.raises(DataError, match=f"{NAMES[0]} is {NAMES[0]} of fashion_mnist"):
         load_mnist("mnist", data_dir=folder)
 
 
@@ -561,9 +564,8 @@ def test_auto_tells_the_callback_instead_of_warning():
 
 
 def test_digits_are_scikit_learns_enlarged():
-    from sklearn.datasets import load_digits
-
-    data, digits = load_mnist("digits"), load_digits()
+    digits: Any = importlib.import_module("sklearn.datasets").load_digits()
+    data = load_mnist("digits")
     assert data.train_images.shape == (1437, 28, 28, 1)
     assert data.test_images.shape == (360, 28, 28, 1)
     images = np.concatenate([split.images for split in data])[..., 0]
@@ -595,8 +597,7 @@ def test_digits_are_split_four_to_one_in_every_class():
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_sums_are_those_of_tensorflow_datasets(name: str):
-    import tensorflow_datasets as tfds
-
+    tfds: Any = importlib.import_module("tensorflow_datasets")
     official, source = tfds.builder_cls(name), SOURCES[name]
     path = tfds.core.utils.tfds_path() / "url_checksums" / f"{name}.txt"
     known = tfds.core.download.checksums.load_url_infos(path)

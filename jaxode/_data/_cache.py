@@ -40,7 +40,8 @@ def read_cache(path: Path, source: Source) -> Dataset | None:
     The zip format holds a CRC of every array, so damaged content does not get through.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, because NumPy leaves a file open that turns out to be no zip.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             name = str(arrays["name"])
             train_images, train_labels, test_images, test_labels = (
                 arrays[key] for key in _KEYS

@@ -136,9 +136,10 @@ def find_problem(folder: Path, file: File) -> str | None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 == file.sha256:
         return None
-    for other in SOURCES.values():
-        if any(sha256 == known.sha256 for known in other.files):
-            return f"{file.name} is a file of {other.name}"
+    for source in SOURCES.values():
+        for known in source.files:
+            if sha256 == known.sha256:
+                return f"{file.name} is {known.name} of {source.name}"
     if len(content) != file.size:
         return f"{file.name} has {len(content):,} bytes, {file.size:,} expected"
     return f"{file.name} is damaged (sha256 {file.sha256} expected, {sha256} found)"

@@ -1,10 +1,10 @@
-"""3x3 convolution of few channels on a CPU, written as shifted multiply-adds.
+"""3x3 convolution on batch-last images: general form, and written out for a CPU.
 
-Images lie batch-last, and a row of pixels and its batch form ONE axis: `(channel, height,
-width*batch)`. XLA:CPU turns each fusion into loops over the output's axes, and LLVM unrolls
-a minor axis of 16 or 32 completely before it looks for vectors, so a batch of 16 as an axis
-of its own runs in scalar code, several times slower. A row is long, and a shift by one
-pixel is a contiguous slice of it.
+A row of pixels and its batch form ONE axis: `(channel, height, width*batch)`. XLA:CPU
+turns each fusion into loops over the output's axes, and LLVM unrolls a minor axis of 16
+or 32 completely before it looks for vectors, so a batch of 16 as an axis of its own runs
+in scalar code, several times slower. A row is long, and a shift by one pixel is a
+contiguous slice of it.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,13 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from ._dispatch import by_platform, unit
+
+
+Kernels = Float[Array, "channel in_channel 3 3"]
+Rows = Float[Array, "channel height row"]
+PaddedRows = Float[Array, "in_channel height_2 row_2"]
 
 
 def tree_sum(terms: Sequence[Array]) -> Array:
@@ -24,49 +31,91 @@ def tree_sum(terms: Sequence[Array]) -> Array:
 
 
 def pad_rows(
-    x: Float[Array, "channel height row"], batch: int
+    x: Float[Array, "channel height row"], batch: int, pixels: int = 1
 ) -> Float[Array, "channel height_2 row_2"]:
-    """Adds one pixel of zeros on all four sides."""
-    return jnp.pad(x, ((0, 0), (1, 1), (batch, batch)))
+    """Adds zeros on all four sides, one pixel wide unless told otherwise."""
+    side = pixels * batch
+    return jnp.pad(x, ((0, 0), (pixels, pixels), (side, side)))
 
 
-def convolve_rows(
-    padded: Float[Array, "in_channel height_2 row_2"],
-    weight: Float[Array, "channel in_channel 3 3"],
-    batch: int,
-) -> Float[Array, "channel height row"]:
-    """Cross-correlates padded rows with 3x3 kernels (what networks call a convolution).
+@unit("batch")
+def convolve(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
+    """Cross-correlates with 3x3 kernels (what networks call a convolution).
+
+    Args:
+        padded: Input, with the pixels around it that the kernels reach.
+        weight: Kernels, output channel first.
+        batch: Number of images in a row.
+
+    Returns:
+        Two pixels less in height and width than `padded`.
+    """
+    form = by_platform(convolve_written_out, convolve_general, max(weight.shape[:2]))
+    return form(padded, weight, batch=batch)
+
+
+def convolve_written_out(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
+    """`convolve` as shifted multiply-adds.
 
     One sum for each input channel, then the sums: a single running sum over all
     `9 * in_channel` products would wait four cycles for each of them.
     """
     height = padded.shape[1] - 2
     row = padded.shape[2] - 2 * batch
-    sums = []
-    for i in range(padded.shape[0]):
+
+    def from_channel(i: int) -> Array:
         total = None
         for dy in range(3):
             for dx in range(3):
-                shifted = padded[i : i + 1, dy : dy + height, dx * batch :][:, :, :row]
+                left = dx * batch
+                shifted = padded[i : i + 1, dy : dy + height, left : left + row]
                 term = weight[:, i, dy, dx][:, None, None] * shifted
                 total = term if total is None else total + term
-        sums.append(total)
-    return tree_sum(sums)
+        assert total is not None
+        return total
+
+    return tree_sum([from_channel(i) for i in range(padded.shape[0])])
 
 
-def transposed(
-    weight: Float[Array, "channel in_channel 3 3"],
-) -> Float[Array, "in_channel channel 3 3"]:
+def convolve_general(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
+    """`convolve` by `lax.conv_general_dilated`."""
+    out = lax.conv_general_dilated(
+        _pixels(padded, batch),
+        weight,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("CHWN", "OIHW", "CHWN"),
+        precision=lax.Precision.HIGHEST,
+    )
+    return out.reshape(*out.shape[:2], -1)
+
+
+def transposed(weight: Kernels) -> Float[Array, "in_channel channel 3 3"]:
     """The kernels whose convolution is the adjoint map of the given ones."""
     return jnp.flip(jnp.swapaxes(weight, 0, 1), (2, 3))
 
 
-def weight_cotangent(
-    z_bar: Float[Array, "channel height row"],
-    padded: Float[Array, "in_channel height_2 row_2"],
-    batch: int,
-) -> Float[Array, "channel in_channel 3 3"]:
-    """Gradient of `convolve_rows` with respect to its kernels, as one matrix product.
+@unit("batch")
+def weight_cotangent(z_bar: Rows, padded: PaddedRows, *, batch: int) -> Kernels:
+    """Gradient of `convolve` with respect to its kernels.
+
+    Args:
+        z_bar: Cotangent of the convolution's output.
+        padded: The convolution's input.
+        batch: Number of images in a row.
+
+    Returns:
+        The kernels' cotangent.
+    """
+    width = max(z_bar.shape[0], padded.shape[0])
+    form = by_platform(weight_cotangent_product, weight_cotangent_general, width)
+    return form(z_bar, padded, batch=batch)
+
+
+def weight_cotangent_product(
+    z_bar: Rows, padded: PaddedRows, *, batch: int
+) -> Kernels:
+    """`weight_cotangent` as one matrix product.
 
     Three column shifts of the cotangent against three row shifts of the input give all
     nine shifts from 3 + 3 copies (nine products, or an im2col with its nine copies, take
@@ -78,13 +127,30 @@ def weight_cotangent(
         for dx in range(3)
     ]
     rows = [padded[:, dy : dy + height] for dy in range(3)]
-    left = jnp.stack(columns).reshape(3 * channels, -1)
-    right = jnp.stack(rows).reshape(3 * padded.shape[0], -1)
     products = lax.dot_general(
-        left,
-        right,
+        jnp.stack(columns).reshape(3 * channels, -1),
+        jnp.stack(rows).reshape(3 * padded.shape[0], -1),
         (((1,), (1,)), ((), ())),
         precision=lax.Precision.HIGHEST,
     )
-    shaped = products.reshape(3, channels, 3, padded.shape[0])
-    return jnp.transpose(shaped, (1, 3, 2, 0))
+    return jnp.transpose(
+        products.reshape(3, channels, 3, padded.shape[0]), (1, 3, 2, 0)
+    )
+
+
+def weight_cotangent_general(
+    z_bar: Rows, padded: PaddedRows, *, batch: int
+) -> Kernels:
+    """`weight_cotangent` as a convolution whose kernels are the cotangent."""
+    return lax.conv_general_dilated(
+        _pixels(padded, batch),
+        _pixels(z_bar, batch),
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "OHWI", "CNHW"),
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _pixels(x: Float[Array, "channel height row"], batch: int) -> Array:
+    return x.reshape(*x.shape[:2], -1, batch)

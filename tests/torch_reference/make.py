@@ -127,7 +127,7 @@ def times(out):
     """Gradient with respect to read-out times, state and weights."""
     arrays = tensors(cases.field_inputs("two"))
     y0, cotangent = arrays.pop("y"), arrays.pop("cotangent")
-    field = Field(y0.shape[1])
+    field = Field(y0.shape[1], "softplus")
     field.load_state_dict(arrays)
     ts = torch.tensor(cases.TIMES)
     solve = solver("dopri5", True)

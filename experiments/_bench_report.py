@@ -1,0 +1,156 @@
+"""Tables, JSON and plots of the benchmark."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from _bench_contestants import Case
+from _bench_memory import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One contestant in one cell of the grid.
+
+    Attributes:
+        case: The cell.
+        contestant: Its name.
+        images: Images in one run.
+        median_ms: Milliseconds of a run, median over the rounds.
+        fastest_ms: The fastest round.
+        slowest_ms: The slowest round.
+        calls_per_solve: Field calls of one solve, and of its gradient.
+    """
+
+    case: Case
+    contestant: str
+    images: int
+    median_ms: float
+    fastest_ms: float
+    slowest_ms: float
+    calls_per_solve: float
+
+
+def _by_case(rows: list[Row]) -> dict[Case, dict[str, Row]]:
+    cells: dict[Case, dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault(row.case, {})[row.contestant] = row
+    return cells
+
+
+def markdown(rows: list[Row], memory: list[Memory]) -> str:
+    """The tables, for a terminal and for a README."""
+    names = list(dict.fromkeys(row.contestant for row in rows))
+    peers = names[1:]
+    head = ["task", "channels", "batch", "tolerance"]
+    head += [f"{name}, ms (calls)" for name in names]
+    head += [f"{peer} / {names[0]}" for peer in peers]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for case, cell in _by_case(rows).items():
+        task = case.task
+        if task == "test":
+            task = f"test, {cell[names[0]].images:,} images"
+        parts = [task, str(case.channels), str(case.batch), f"{case.tolerance:g}"]
+        for name in names:
+            row = cell[name]
+            spread = f"{row.fastest_ms:.1f} to {row.slowest_ms:.1f}"
+            parts.append(f"{row.median_ms:.1f} [{spread}] ({row.calls_per_solve:g})")
+        ours = cell[names[0]].median_ms
+        parts += [f"{cell[peer].median_ms / ours:.2f}" for peer in peers]
+        lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines + ["", *_memory_lines(memory)]) + "\n"
+
+
+def _memory_lines(memory: list[Memory]) -> list[str]:
+    if not memory:
+        return []
+    steps = sorted({m.steps for m in memory})
+    found = {(m.adjoint, m.steps): m for m in memory}
+    lines = [
+        "Temporary memory of a gradient in fixed Euler steps, in states of "
+        f"{memory[0].state_bytes / 1024:.0f} KiB:",
+        "",
+        "| adjoint | " + " | ".join(f"{n} steps" for n in steps) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
+    for adjoint in dict.fromkeys(m.adjoint for m in memory):
+        cells = [found[adjoint, n] for n in steps]
+        sizes = [f"{c.temporary_bytes / c.state_bytes:.1f}" for c in cells]
+        lines.append(f"| {adjoint} | " + " | ".join(sizes) + " |")
+    return lines
+
+
+def print_table(rows: list[Row], about: dict[str, Any], memory: list[Memory]) -> None:
+    """What a person sees at the end."""
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(markdown(rows, memory))
+
+
+def write_report(
+    out: Path, rows: list[Row], about: dict[str, Any], memory: list[Memory]
+) -> None:
+    """Writes `benchmark.json`, `benchmark.md` and the plots that the rows allow."""
+    record = dict(
+        about=about,
+        rows=[dataclasses.asdict(row) for row in rows],
+        memory=[dataclasses.asdict(m) for m in memory],
+    )
+    (out / "benchmark.json").write_text(json.dumps(record, indent=1))
+    (out / "benchmark.md").write_text(markdown(rows, memory))
+    if memory:
+        plot(out / "benchmark.png", rows, memory)
+
+
+def plot(path: Path, rows: list[Row], memory: list[Memory]) -> None:
+    """Time against batch, width and tolerance, and memory against steps; log axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = (
+        ("batch", "batch size, images", dict(channels=6, tolerance=0.1)),
+        ("channels", "channels", dict(batch=16, tolerance=0.1)),
+        ("tolerance", "rtol = atol", dict(channels=6, batch=16)),
+    )
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
+    styles = dict(zip(("jaxode", "plain Diffrax", "torchdiffeq"), "os^", strict=True))
+    colours = {"backsolve": "#0072b2", "checkpoint": "#d55e00", "test": "#555555"}
+    for axis, (attribute, label, fixed) in zip(axes[:3], panels, strict=True):
+        for task, colour in colours.items():
+            for name, marker in styles.items():
+                points = sorted(
+                    (getattr(r.case, attribute), r.median_ms / r.images)
+                    for r in rows
+                    if r.case.task == task
+                    and r.contestant == name
+                    and all(getattr(r.case, k) == v for k, v in fixed.items())
+                )
+                if points:
+                    solid = "-" if name == "jaxode" else ":"
+                    axis.loglog(
+                        *zip(*points, strict=True),
+                        marker + solid,
+                        color=colour,
+                        label=f"{task}, {name}",
+                    )
+        axis.set(xlabel=label, ylabel="time per image, ms")
+        ticks = sorted({getattr(r.case, attribute) for r in rows})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    axes[0].legend(fontsize=7)
+    _plot_memory(axes[3], memory)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _plot_memory(axis: Any, memory: list[Memory]) -> None:
+    for adjoint, style in zip(
+        ("backsolve", "checkpoint", "direct"), ("o-", "s--", "^:"), strict=True
+    ):
+        chosen = [m for m in memory if m.adjoint == adjoint]
+        sizes = [m.temporary_bytes / m.state_bytes for m in chosen]
+        axis.loglog([m.steps for m in chosen], sizes, style, label=adjoint)
+    axis.set(xlabel="fixed Euler steps", ylabel="temporary memory, states")
+    axis.legend()

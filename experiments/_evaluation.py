@@ -1,0 +1,108 @@
+"""Scores a finished run, with another solver or tolerance if asked."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+from _command_line import check, InputError
+from _config import Config, EvaluateConfig
+from _loop import on_host, test_record
+from _report import number, Reporter, score
+from _run_folder import read_run
+from _setup import (
+    batch_sharding,
+    build_model,
+    build_optimiser,
+    describe_devices,
+    eval_batch_size,
+    place,
+    split_data,
+)
+
+import jaxode
+
+
+def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
+    """Loads the last checkpoint of a run and scores it. Nothing is written.
+
+    Returns:
+        The score, with the names that `metrics.jsonl` has for it.
+
+    Raises:
+        InputError: if the folder is no run, or has no checkpoint yet.
+        jaxode.DataError: if the data cannot be had.
+        jaxode.CheckpointError: if the checkpoint cannot be read.
+    """
+    folder, stored, content = read_run(asked.run)
+    if not folder.checkpoint.exists():
+        raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
+    config = _merge(stored, asked)
+    check(config)
+    reporter = Reporter(asked.quiet, asked.plain)
+    reporter.info(f"device      {describe_devices()}")
+    dataset = jaxode.load_mnist(
+        content["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
+    )
+    with jax.default_matmul_precision(config.precision):
+        record = _score(config, folder.checkpoint, dataset, reporter)
+    reporter.result(
+        f"{dataset.name}: {score(record)}  loss {number(record['test_loss'])}  "
+        f"field calls {record['test_nfe']:.1f} per solve  "
+        f"in {record['test_seconds']:.2f} s, compiled in "
+        f"{record['compile_seconds']:.1f} s"
+    )
+    if record["test_failed_solves"]:
+        reporter.result(
+            f"{record['test_failed_solves']} SOLVES FAILED; their images count as wrong"
+        )
+    return record
+
+
+def _merge(stored: Config, asked: EvaluateConfig) -> Config:
+    """The settings of the run with those that were asked for in their place."""
+    given = {
+        field.name: getattr(asked, field.name)
+        for field in dataclasses.fields(EvaluateConfig)
+        if field.name != "run" and getattr(asked, field.name) is not None
+    }
+    wants_tolerance = asked.rtol is not None or asked.atol is not None
+    was_fixed = stored.fixed_steps and not wants_tolerance
+    given["fixed_steps"] = asked.fixed_steps or was_fixed
+    return dataclasses.replace(stored, **given)
+
+
+def _score(
+    config: Config, checkpoint, dataset: jaxode.Dataset, reporter: Reporter
+) -> dict[str, Any]:
+    _, scored, scored_name = split_data(config, dataset)
+    if config.fixed_steps:
+        control = f"steps of {config.dt0}"
+    else:
+        control = f"rtol {config.rtol}, atol {config.atol}"
+    reporter.info(
+        f"scoring     {len(scored.labels):,} {scored_name} images of {dataset.name}, "
+        f"{config.solver}, {control}"
+    )
+    # The optimiser decides the structure of the checkpoint, not the score.
+    optimiser = build_optimiser(config, steps_per_epoch=1)
+    state = jaxode.TrainState.create(build_model(config), optimiser)
+    state, _ = jaxode.load(checkpoint, state)
+    sharding = batch_sharding(config, len(scored.labels))
+    model, images, labels = place((state.model, *scored), sharding)
+    options = {
+        "batch_size": eval_batch_size(config, len(scored.labels)),
+        "sharding": sharding,
+    }
+    start = time.perf_counter()
+    program = jaxode.evaluate.lower(model, images, labels, **options).compile()
+    middle = time.perf_counter()
+    sums = on_host(program(model, images, labels, **options))
+    end = time.perf_counter()
+    return {
+        "dataset": dataset.name,
+        "scored_on": scored_name,
+        **test_record(sums),
+        "test_seconds": end - middle,
+        "compile_seconds": middle - start,
+    }

@@ -1,0 +1,209 @@
+"""The epochs of a run, and the two programs that they consist of."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from _config import Config
+from _report import Reporter, Show
+from _setup import eval_batch_size, Images, Keys, place
+from jax.sharding import NamedSharding
+
+import jaxode
+
+
+_FIRST_STEPS = 2
+_SECONDS_PER_LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The compiled training loop and evaluation, and what compiling them took."""
+
+    train: Callable
+    evaluate: Callable
+    train_compile_seconds: float
+    test_compile_seconds: float
+
+    @property
+    def compile_seconds(self) -> float:
+        """Both together."""
+        return self.train_compile_seconds + self.test_compile_seconds
+
+
+class RunStopped(Exception):
+    """Too many updates in a row could not be applied."""
+
+    def __init__(self, state: jaxode.TrainState, epoch: int, totals: dict[str, Any]):
+        self.state = state
+        self.epoch = epoch
+        self.totals = totals
+        super().__init__(f"stopped in epoch {epoch}")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Everything that stays the same from epoch to epoch."""
+
+    config: Config
+    dataset_name: str
+    train_set: Images
+    scored_set: Images
+    scored_name: str
+    optimiser: optax.GradientTransformation
+    reporter: Reporter
+    sharding: NamedSharding | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in one epoch; the last one is filled up."""
+        return math.ceil(len(self.train_set) / self.config.batch_size)
+
+    def compile(self, state: jaxode.TrainState) -> Programs:
+        """Compiles ahead of time, so that no epoch's seconds contain it."""
+        start = time.perf_counter()
+        train = jaxode.train_steps.lower(
+            self._data(0), state, self._zeros(), **self._train_options()
+        ).compile()
+        middle = time.perf_counter()
+        scored = self.scored_set
+        evaluate = jaxode.evaluate.lower(
+            state.model, scored.images, scored.labels, **self._test_options()
+        ).compile()
+        end = time.perf_counter()
+        return Programs(train, evaluate, middle - start, end - middle)
+
+    def run_epoch(
+        self, state: jaxode.TrainState, epoch: int, programs: Programs
+    ) -> tuple[jaxode.TrainState, dict[str, Any]]:
+        """Trains for one epoch and scores it.
+
+        Returns:
+            The new state, and the epoch's object for `metrics.jsonl`.
+
+        Raises:
+            RunStopped: if too many updates in a row were skipped.
+        """
+        title = f"epoch {epoch}/{self.config.epochs}  {self.dataset_name}"
+        with self.reporter.epoch(title, len(self.train_set)) as show:
+            start = time.perf_counter()
+            state, train = self._train(state, epoch, programs, show)
+            train_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        test = self.score(state.model, programs)
+        test_seconds = time.perf_counter() - start
+        return state, {
+            "epoch": epoch,
+            "dataset": self.dataset_name,
+            "scored_on": self.scored_name,
+            **_train_record(train),
+            **test_record(test),
+            "train_seconds": round(train_seconds, 4),
+            "test_seconds": round(test_seconds, 4),
+            "images_per_second": round(len(self.train_set) / train_seconds, 2),
+        }
+
+    def score(self, model: jaxode.ODENet, programs: Programs) -> dict[str, Any]:
+        """Sums over the images to score, on the host."""
+        scored = self.scored_set
+        metrics = programs.evaluate(
+            model, scored.images, scored.labels, **self._test_options()
+        )
+        return on_host(metrics)
+
+    def _train(
+        self, state: jaxode.TrainState, epoch: int, programs: Programs, show: Show
+    ) -> tuple[jaxode.TrainState, dict[str, Any]]:
+        data, metrics = self._data(epoch), self._zeros()
+        totals: dict[str, Any] = {}
+        row, size = 0, _FIRST_STEPS
+        start = now = time.perf_counter()
+        while row < self.steps_per_epoch:
+            stop = min(row + size, self.steps_per_epoch)
+            rows = place(jnp.asarray([row, stop], jnp.int32), self.sharding)
+            data = dataclasses.replace(data, rows=rows)
+            state, metrics = programs.train(
+                data, state, metrics, **self._train_options()
+            )
+            totals = on_host(metrics)
+            before, now = now, time.perf_counter()
+            if int(state.skipped_in_a_row) >= jaxode.MAX_SKIPPED_IN_A_ROW:
+                raise RunStopped(state, epoch, totals)
+            size = max(1, round((stop - row) * _SECONDS_PER_LOOK / (now - before)))
+            row = stop
+            images = min(row * self.config.batch_size, len(self.train_set))
+            show(images, now - start, totals["loss"], totals["skipped_steps"])
+        return state, totals
+
+    def _data(self, epoch: int) -> jaxode.TrainData:
+        keys = Keys.of(self.config.seed)
+        num_images, batch_size = len(self.train_set), self.config.batch_size
+        data = jaxode.TrainData(
+            images=self.train_set.images,
+            labels=self.train_set.labels,
+            order=jaxode.epoch_order(keys.order, epoch, num_images, batch_size),
+            rows=jnp.zeros(2, jnp.int32),
+            key=keys.augmentation,
+        )
+        return place(data, self.sharding)
+
+    def _zeros(self) -> jaxode.Metrics:
+        return place(jaxode.Metrics.zeros(), self.sharding)
+
+    def _train_options(self) -> dict[str, Any]:
+        return {
+            "optimiser": self.optimiser,
+            "max_shift": self.config.shift,
+            "sharding": self.sharding,
+        }
+
+    def _test_options(self) -> dict[str, Any]:
+        batch_size = eval_batch_size(self.config, len(self.scored_set))
+        return {"batch_size": batch_size, "sharding": self.sharding}
+
+
+def on_host(metrics: jaxode.Metrics) -> dict[str, Any]:
+    """The sums as Python numbers, with the mean loss; one visit to the device."""
+    fetched = jax.device_get(metrics)
+    sums = {
+        f.name: getattr(fetched, f.name).item() for f in dataclasses.fields(fetched)
+    }
+    sums["loss"] = finite(sums["loss_sum"] / sums["total"]) if sums["total"] else None
+    return sums
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _train_record(sums: dict[str, Any]) -> dict[str, Any]:
+    steps = sums["batches"]
+    return {
+        "train_loss": sums["loss"],
+        "train_accuracy": sums["correct"] / sums["total"] if sums["total"] else None,
+        "nfe_forward": sums["nfe_forward"] / steps,
+        "nfe_backward": sums["nfe_backward"] / steps,
+        "rejected_steps": sums["rejected_steps"],
+        "skipped_steps": sums["skipped_steps"],
+        "failed_solves": sums["failed_solves"],
+        "reconstruction_error": finite(sums["reconstruction_error_sum"] / steps),
+    }
+
+
+def test_record(sums: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation contributes to a line of `metrics.jsonl`."""
+    return {
+        "test_loss": sums["loss"],
+        "test_accuracy": sums["correct"] / sums["total"],
+        "test_correct": sums["correct"],
+        "test_total": sums["total"],
+        "test_nfe": sums["nfe_forward"] / sums["batches"],
+        "test_failed_solves": sums["failed_solves"],
+    }

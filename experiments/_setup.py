@@ -1,0 +1,179 @@
+"""From settings to what a run works with: devices, data on them, model, optimiser."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import platformdirs
+from _command_line import InputError
+from _config import Config
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+import jaxode
+
+
+SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
+    "dopri5": diffrax.Dopri5,
+    "tsit5": diffrax.Tsit5,
+    "dopri8": diffrax.Dopri8,
+    "bosh3": diffrax.Bosh3,
+    "heun": diffrax.Heun,
+    "midpoint": diffrax.Midpoint,
+    "euler": diffrax.Euler,
+    "rk4": jaxode.RK4,
+    "rk38": jaxode.RK38,
+}
+
+_FINAL_LR_FRACTION = 0.01
+
+
+@dataclass(frozen=True)
+class Images:
+    """One set of images with labels, on the devices."""
+
+    images: UInt8[Array, "image 28 28 1"]
+    labels: Int[Array, " image"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The independent sources of randomness of a run."""
+
+    model: Key[Array, ""]
+    order: Key[Array, ""]
+    augmentation: Key[Array, ""]
+
+    @classmethod
+    def of(cls, seed: int) -> "Keys":
+        """All of them follow from the seed."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled code in the user's cache folder, unless JAX was told where to.
+
+    Several seconds of every start after the first. Only for a script: in a library this
+    would change the settings of the program that imports it.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        # The flags are in the name because code for other vectors would be found too.
+        folder = Path(platformdirs.user_cache_dir("jaxode", appauthor=False), "xla")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def describe_devices() -> str:
+    """What JAX has found."""
+    devices = jax.devices()
+    text = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    if devices[0].platform == "cpu":
+        text += f", {os.cpu_count()} cores"
+    return text
+
+
+def eval_batch_size(config: Config, num_images: int) -> int:
+    """Images per solve when scoring; a batch is never larger than the set."""
+    return min(config.eval_batch_size, num_images)
+
+
+def batch_sharding(config: Config, num_scored: int) -> NamedSharding | None:
+    """Splits batches over all devices, or over as many as divide them evenly."""
+    sizes = math.gcd(config.batch_size, eval_batch_size(config, num_scored))
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if sizes % n == 0)
+    if count == 1:
+        return None
+    return NamedSharding(
+        Mesh(np.array(devices[:count]), "batch"), PartitionSpec("batch")
+    )
+
+
+def place(tree, sharding: NamedSharding | None):
+    """Puts a whole copy of every array on every device of the mesh."""
+    if sharding is None:
+        return jax.device_put(tree)
+    return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def split_data(
+    config: Config, dataset: jaxode.Dataset
+) -> tuple[jaxode.Split, jaxode.Split, str]:
+    """Training images, images to score, and what the latter are called.
+
+    Raises:
+        InputError: if more images are asked for than there are.
+    """
+    train, scored, name = dataset.train, dataset.test, "test"
+    available = len(train.labels)
+    if config.holdout:
+        if config.holdout >= available:
+            raise InputError(
+                f"--holdout must leave some of the {available} training images of "
+                f"{dataset.name}; got {config.holdout}."
+            )
+        available -= config.holdout
+        scored = jaxode.Split(train.images[available:], train.labels[available:])
+        name = "held-out"
+    size = config.train_size or available
+    if size > available:
+        raise InputError(
+            f"--train-size must be at most {available}, the training images of "
+            f"{dataset.name} that there are; got {size}."
+        )
+    return jaxode.Split(train.images[:size], train.labels[:size]), scored, name
+
+
+def build_model(config: Config) -> jaxode.ODENet:
+    """The untrained network; which one is decided by the seed."""
+    return jaxode.ODENet(
+        config.channels,
+        key=Keys.of(config.seed).model,
+        solver=SOLVERS[config.solver](),
+        adjoint=config.adjoint,
+        rtol=None if config.fixed_steps else config.rtol,
+        atol=None if config.fixed_steps else config.atol,
+        dt0=config.dt0,
+        max_steps=config.max_steps,
+    )
+
+
+def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """A linear rise, then a cosine down to a hundredth of the peak, or constant."""
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    decay_steps = round(config.decay_epochs * steps_per_epoch) - warmup_steps
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        step = jnp.asarray(count, jnp.float32)
+        lr = jnp.asarray(config.lr, jnp.float32)
+        if config.decay_epochs:
+            progress = jnp.clip((step - warmup_steps) / max(decay_steps, 1), 0, 1)
+            cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+            lr *= _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * cosine
+        # The first step is not wasted on a rate of zero.
+        return lr * jnp.minimum((step + 1) / (warmup_steps + 1), 1)
+
+    return schedule
+
+
+def build_optimiser(
+    config: Config, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """SGD with momentum, after the schedule of the settings."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(
+            learning_rate(config, steps_per_epoch),
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+        ),
+    )

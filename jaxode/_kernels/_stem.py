@@ -1,0 +1,102 @@
+"""Stem and head of the classifier on a batch-last state."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ._checks import check_groups
+from ._conv import convolve, pad_rows, transposed, weight_cotangent
+from ._group_norm import moments, normalise, normalise_cotangents
+
+
+def stem(
+    images: Float[Array, "batch 28 28 1"],
+    weight: Float[Array, "channel 1 3 3"],
+    bias: Float[Array, " channel"],
+    scale: Float[Array, " channel"],
+    offset: Float[Array, " channel"],
+    *,
+    groups: int,
+) -> Float[Array, "channel 26 26 batch"]:
+    """The stem of `stem_plain`, batch-last, with its own gradient.
+
+    Args:
+        images: As in `stem_plain`, and so are the rest.
+        weight: Kernels.
+        bias: Added after the convolution.
+        scale: Of the normalisation.
+        offset: Of the normalisation.
+        groups: Number of groups.
+
+    Returns:
+        The state where the ODE starts.
+
+    Raises:
+        ValueError: where the groups do not divide the channels.
+    """
+    check_groups(weight.shape[0], groups)
+    batch, height, width, _ = images.shape
+    rows = jnp.transpose(images, (3, 1, 2, 0)).reshape(1, height, -1)
+    out = _stem(rows, (weight, bias, scale, offset), batch, groups)
+    return out.reshape(-1, height - 2, width - 2, batch)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _stem(rows, params, batch, groups):
+    return _forward(rows, params, batch, groups)[0]
+
+
+def _forward(rows, params, batch, groups):
+    weight, bias, scale, offset = params
+    z = convolve(rows, weight, batch=batch)
+    if groups != weight.shape[0]:
+        z = z + bias[:, None, None]  # else the mean takes it out again
+    known = moments(z, batch=batch, groups=groups)
+    return jax.nn.relu(normalise(z, known, scale, offset)), (rows, params, z, known)
+
+
+def _backward(batch, groups, kept, out_bar):
+    rows, (weight, bias, scale, offset), z, known = kept
+    u_bar = jnp.where(normalise(z, known, scale, offset) > 0, out_bar, 0)
+    z_bar, scale_bar, offset_bar = normalise_cotangents(
+        u_bar, z, known, scale, batch=batch, groups=groups
+    )
+    one_each = groups == weight.shape[0]
+    bias_bar = jnp.zeros_like(bias) if one_each else jnp.sum(z_bar, axis=(1, 2))
+    weight_bar = weight_cotangent(z_bar, rows, batch=batch)
+    # Outside any unit, so that XLA drops it where nobody asks for it.
+    rows_bar = convolve(pad_rows(z_bar, batch, 2), transposed(weight), batch=batch)
+    return rows_bar, (weight_bar, bias_bar, scale_bar, offset_bar)
+
+
+_stem.defvjp(_forward, _backward)
+
+
+def pool_linear(
+    y: Float[Array, "channel height width batch"],
+    weight: Float[Array, "out feature"],
+    bias: Float[Array, " out"],
+) -> Float[Array, "batch out"]:
+    """The head of `pool_linear_plain` on a batch-last state, as one matrix product.
+
+    The weight of a block of 2x2 pixels goes to each of its pixels, a quarter each: the
+    weights are few, and pooling a batch-last state would walk through it in short steps.
+
+    Args:
+        y: State; a last odd row or column is left out.
+        weight: Output first, features in the order (channel, row, column).
+        bias: Added after the map.
+
+    Returns:
+        The map's output for each image.
+    """
+    channels, height, width, batch = y.shape
+    blocks = weight.reshape(-1, channels, height // 2, width // 2)
+    spread = jnp.repeat(jnp.repeat(blocks / 4, 2, axis=2), 2, axis=3)
+    odd = ((0, 0), (0, 0), (0, height % 2), (0, width % 2))
+    by_pixel = jnp.pad(spread, odd).reshape(weight.shape[0], -1)
+    out = jnp.dot(by_pixel, y.reshape(-1, batch), precision=lax.Precision.HIGHEST)
+    return out.T + bias[None, :]

@@ -1,0 +1,136 @@
+"""The loss and the sums: NumPy in double precision is the truth."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxode._objective import add_backward, as_count, cross_entropy, Metrics
+from jaxode._stats import BackwardStats, SolveStats
+
+
+class Constant(eqx.Module):
+    """A "classifier" whose logits are the first ten pixels of each image."""
+
+    nfe: int | None = eqx.field(static=True, default=14)
+    success: bool | tuple[bool, ...] = eqx.field(static=True, default=True)
+
+    def __call__(self, images):
+        count = jnp.asarray(1, jnp.int32)
+        stats = SolveStats(
+            nfe=None if self.nfe is None else jnp.asarray(self.nfe, jnp.int32),
+            num_steps=count + 2,
+            num_accepted_steps=count + 1,
+            num_rejected_steps=count,
+            last_step=jnp.asarray(0.5),
+            success=jnp.asarray(self.success),
+        )
+        return images.reshape(len(images), -1)[:, :10], stats
+
+
+def make_batch(count: int) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(count, 28, 28, 1)).astype(np.float32)
+    return jnp.asarray(images), jnp.asarray(rng.integers(0, 10, count, np.int32))
+
+
+def sums_by_numpy(images: jax.Array, labels: jax.Array) -> tuple[float, int]:
+    logits = np.asarray(images, np.float64).reshape(len(labels), -1)[:, :10]
+    log_sum = np.log(np.exp(logits).sum(axis=1))
+    losses = log_sum - logits[np.arange(len(labels)), np.asarray(labels)]
+    return losses.sum(), int((logits.argmax(axis=1) == np.asarray(labels)).sum())
+
+
+@pytest.mark.parametrize("sizes", [[15] * 4, [8] * 7 + [4], [60]])
+def test_metrics_do_not_depend_on_batch_size(sizes):
+    images, labels = make_batch(60)
+    loss_sum, correct = sums_by_numpy(images, labels)
+    metrics, start = Metrics.zeros(), 0
+    for size in sizes:
+        part = slice(start, start + size)
+        _, batch = cross_entropy(Constant(), images[part], labels[part])
+        metrics, start = metrics.merge(batch), start + size
+    assert int(metrics.total) == 60
+    assert int(metrics.correct) == correct
+    assert int(metrics.batches) == len(sizes)
+    # Observed 1e-7, the rounding of float32; 1e-6 leaves a factor of ten.
+    np.testing.assert_allclose(metrics.loss_sum, loss_sum, rtol=1e-6)
+    np.testing.assert_allclose(metrics.loss, loss_sum / 60, rtol=1e-6)
+    np.testing.assert_allclose(metrics.accuracy, correct / 60, rtol=1e-6)
+
+
+def test_masked_images_count_nowhere():
+    images, labels = make_batch(20)
+    mask = jnp.arange(20) % 3 != 0
+    kept = np.flatnonzero(mask)
+    loss_sum, correct = sums_by_numpy(images[kept], labels[kept])
+    # What is masked out must not get in by way of 0 * NaN either.
+    images = jnp.where(mask[:, None, None, None], images, jnp.nan)
+    loss, metrics = cross_entropy(Constant(), images, labels, mask)
+    assert int(metrics.total) == len(kept)
+    assert int(metrics.correct) == correct
+    np.testing.assert_allclose(metrics.loss_sum, loss_sum, rtol=1e-6)
+    np.testing.assert_allclose(loss, loss_sum / len(kept), rtol=1e-6)
+
+
+def test_image_without_finite_logits_is_not_correct():
+    images, labels = make_batch(5)
+    # argmax of NaN is 0, so label 0 is the one that could slip through.
+    _, metrics = cross_entropy(
+        Constant(), jnp.full_like(images, jnp.nan), jnp.zeros_like(labels)
+    )
+    assert (int(metrics.correct), int(metrics.total)) == (0, 5)
+
+
+@pytest.mark.parametrize("success", [False, (False,) * 60])
+def test_image_of_a_failed_solve_is_not_correct(success):
+    images, labels = make_batch(60)
+    assert sums_by_numpy(images, labels)[1] > 0
+    _, metrics = cross_entropy(Constant(success=success), images, labels)
+    assert int(metrics.correct) == 0
+    assert int(metrics.failed_solves) == np.size(success)
+
+
+def test_counts_of_the_solve_are_taken_over():
+    _, metrics = cross_entropy(Constant(), *make_batch(4))
+    assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 1)
+    assert int(metrics.failed_solves) == 0
+
+
+def test_solver_that_hides_its_calls_counts_none():
+    _, metrics = cross_entropy(Constant(nfe=None), *make_batch(4))
+    assert int(metrics.nfe_forward) == 0
+
+
+def test_zeros_are_neutral():
+    _, metrics = cross_entropy(Constant(), *make_batch(4))
+    assert eqx.tree_equal(Metrics.zeros().merge(metrics), metrics)
+
+
+def test_float_count_is_rounded_not_truncated():
+    # A sum of counts that came through a cotangent may be a hair below the integer.
+    assert int(as_count(jnp.asarray(20.999998))) == 21
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_skipped_step_keeps_counts_and_drops_loss(is_applied):
+    _, batch = cross_entropy(Constant(), *make_batch(4))
+    batch = dataclasses.replace(batch, loss_sum=jnp.asarray(jnp.inf))
+    backward = dataclasses.replace(
+        BackwardStats.probe(),
+        nfe=jnp.asarray(13.0),
+        num_rejected_steps=jnp.asarray(2.0),
+        num_failures=jnp.asarray(1.0),
+        reconstruction_error=jnp.asarray(jnp.inf),
+    )
+    metrics = add_backward(batch, backward, jnp.asarray(is_applied))
+    counts = (metrics.nfe_forward, metrics.nfe_backward, metrics.rejected_steps)
+    assert tuple(map(int, counts)) == (14, 13, 1 + 2)
+    assert int(metrics.failed_solves) == 1
+    assert int(metrics.skipped_steps) == int(not is_applied)
+    assert int(metrics.total) == (4 if is_applied else 0)
+    assert bool(jnp.isfinite(metrics.loss_sum)) != is_applied
+    assert bool(jnp.isfinite(metrics.reconstruction_error_sum)) != is_applied
