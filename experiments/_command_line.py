@@ -123,6 +123,7 @@ def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:
             f"{config.resume} was made with other settings: {', '.join(differing)}. "
             "Resume it without these options, or start a new run."
         )
+    assert config.resume is not None
     if config.out is not None and config.out.resolve() != config.resume.resolve():
         raise InputError(
             "--out and --resume name different folders; a resumed run stays in its own."

@@ -14,6 +14,7 @@ from _setup import (
     batch_sharding,
     build_model,
     build_optimiser,
+    compile_ahead,
     describe_devices,
     eval_batch_size,
     place,
@@ -95,7 +96,7 @@ def _score(
         "sharding": sharding,
     }
     start = time.perf_counter()
-    program = jaxode.evaluate.lower(model, images, labels, **options).compile()
+    program = compile_ahead(jaxode.evaluate, model, images, labels, **options)
     middle = time.perf_counter()
     sums = on_host(program(model, images, labels, **options))
     end = time.perf_counter()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from _config import Config
 from _report import Reporter, Show
-from _setup import eval_batch_size, Images, Keys, place
+from _setup import compile_ahead, eval_batch_size, Images, Keys, place
 from jax.sharding import NamedSharding
 
 import jaxode
@@ -68,14 +68,22 @@ class Trainer:
     def compile(self, state: jaxode.TrainState) -> Programs:
         """Compiles ahead of time, so that no epoch's seconds contain it."""
         start = time.perf_counter()
-        train = jaxode.train_steps.lower(
-            self._data(0), state, self._zeros(), **self._train_options()
-        ).compile()
+        train = compile_ahead(
+            jaxode.train_steps,
+            self._data(0),
+            state,
+            self._zeros(),
+            **self._train_options(),
+        )
         middle = time.perf_counter()
         scored = self.scored_set
-        evaluate = jaxode.evaluate.lower(
-            state.model, scored.images, scored.labels, **self._test_options()
-        ).compile()
+        evaluate = compile_ahead(
+            jaxode.evaluate,
+            state.model,
+            scored.images,
+            scored.labels,
+            **self._test_options(),
+        )
         end = time.perf_counter()
         return Programs(train, evaluate, middle - start, end - middle)
 

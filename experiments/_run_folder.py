@@ -96,16 +96,20 @@ def read_run(path: Path) -> tuple[RunFolder, Config, dict[str, Any]]:
     folder = RunFolder(path)
     try:
         content = json.loads(folder.config.read_text())
-        settings = content["settings"]
+        settings, dataset = content["settings"], content["dataset"]
     except OSError as error:
         raise InputError(
             f"{path} is not the folder of a run: {folder.config} cannot be read "
             f"({error.strerror})."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder.config} is damaged: it holds no settings."
-        ) from error
+    except (ValueError, KeyError, TypeError):
+        content = settings = dataset = None
+    if (
+        content is None
+        or not isinstance(settings, dict)
+        or not isinstance(dataset, str)
+    ):
+        raise InputError(f"{folder.config} is damaged: it holds no settings.")
     return folder, read_settings(settings, folder.config), content
 
 

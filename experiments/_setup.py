@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffrax
 import jax
@@ -15,7 +16,7 @@ import platformdirs
 from _command_line import InputError
 from _config import Config
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, Key, UInt8
 
 import jaxode
 
@@ -66,7 +67,7 @@ def use_compilation_cache() -> None:
     Several seconds of every start after the first. Only for a script: in a library this
     would change the settings of the program that imports it.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         # The flags are in the name because code for other vectors would be found too.
         folder = Path(platformdirs.user_cache_dir("jaxode", appauthor=False), "xla")
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -84,6 +85,11 @@ def describe_devices() -> str:
 def eval_batch_size(config: Config, num_images: int) -> int:
     """Images per solve when scoring; a batch is never larger than the set."""
     return min(config.eval_batch_size, num_images)
+
+
+def compile_ahead(function: Any, *arguments: Any, **options: Any) -> Callable:
+    """Compiles a jitted function without running it, so that this can be timed."""
+    return function.lower(*arguments, **options).compile()
 
 
 def batch_sharding(config: Config, num_scored: int) -> NamedSharding | None:
@@ -147,12 +153,14 @@ def build_model(config: Config) -> jaxode.ODENet:
     )
 
 
-def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(
+    config: Config, steps_per_epoch: int
+) -> Callable[[ArrayLike], Float[Array, ""]]:
     """A linear rise, then a cosine down to a hundredth of the peak, or constant."""
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     decay_steps = round(config.decay_epochs * steps_per_epoch) - warmup_steps
 
-    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+    def schedule(count: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(count, jnp.float32)
         lr = jnp.asarray(config.lr, jnp.float32)
         if config.decay_epochs:

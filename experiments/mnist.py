@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
         run = partial(evaluate, asked)
     else:
-        config = _read_settings(arguments)
+        config = read_settings(arguments)
         check(config)
         widen_cpu_vectors()
         from _training import train
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise InputError(str(error)) from error
 
 
-def _read_settings(arguments: Sequence[str]):
+def read_settings(arguments: Sequence[str]):
+    """The settings of a training run, checked for their types only."""
     from _command_line import parse, peek
     from _config import Config, PRESETS
     from _run_folder import read_run

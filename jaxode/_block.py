@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._adjoint import Adjoint, resolve_adjoint
-from ._checks import check_step_control
+from ._checks import check_kinds, check_step_control
 from ._field import solve_form
 from ._solve import odeint
 from ._stats import BackwardStats, SolveStats
@@ -60,7 +60,7 @@ class ODEBlock(eqx.Module):
         field: VectorField,
         *,
         solver: diffrax.AbstractSolver | None = None,
-        adjoint: Adjoint = "checkpoint",
+        adjoint: Adjoint | str = "checkpoint",
         rtol: float | None = 1e-3,
         atol: float | None = 1e-6,
         dt0: float | None = None,
@@ -77,8 +77,8 @@ class ODEBlock(eqx.Module):
         """
         self.field = field
         self.solver = diffrax.Dopri5() if solver is None else solver
-        resolve_adjoint(adjoint)
-        self.adjoint = adjoint
+        resolve_adjoint(adjoint)  # for its errors: the name reads better in a repr
+        self.adjoint = adjoint  # pyright: ignore[reportAttributeAccessIssue]
         self.rtol, self.atol, self.dt0 = (
             None if x is None else float(x) for x in (rtol, atol, dt0)
         )
@@ -91,8 +91,8 @@ class ODEBlock(eqx.Module):
             )
         self.per_sample = per_sample
         self.straight_line = straight_line
-        ts = jnp.asarray([0.0, self.t1])
-        check_step_control(self.solver, self.rtol, self.atol, self.dt0, ts, max_steps)
+        check_kinds(self.solver, None)
+        check_step_control(self.solver, self.rtol, self.atol, self.dt0, max_steps)
 
     def __call__(
         self,

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from . import _kernels as kernels
-from ._layers import Conv, Norm
+from ._layers import batch_first, batch_last, Conv, is_fast, Norm
 from ._types import Rows, State, VectorField
 
 
@@ -70,9 +69,14 @@ class ConvField(eqx.Module):
         self.activation = activation  # pyright: ignore[reportAttributeAccessIssue]
         self.plain = plain
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether it is computed batch-last."""
+        return is_fast(self.conv.bias.shape[-1], self.plain)
+
     def __call__(self, t: Any, y: State, args: PyTree) -> State:
         """The field at state `y`; `t` and `args` are not looked at."""
-        if _is_fast(self):
+        if self.is_fast:
             form = solve_form(self, y)
             return form.unpack(form.field(t, form.pack(y), args))
         return kernels.conv_field_plain(
@@ -135,16 +139,15 @@ def solve_form(field: VectorField, y0: PyTree) -> SolveForm:
     A solve packs once at its start and unpacks once at its end, instead of transposing
     in every call of the field.
     """
-    if not isinstance(field, ConvField) or not _is_fast(field):
+    if not (isinstance(field, ConvField) and field.is_fast):
         return SolveForm(field, _same, _same)
     batch, channels, height, width = y0.shape
 
     def pack(y):
-        return jnp.transpose(y, (1, 2, 3, 0)).reshape(channels, height, width * batch)
+        return batch_last(y).reshape(channels, height, width * batch)
 
     def unpack(rows):
-        y = rows.reshape(channels, height, width, batch)
-        return jnp.transpose(y, (3, 0, 1, 2))
+        return batch_first(rows.reshape(channels, height, width, batch))
 
     return SolveForm(RowsField(field, batch), pack, unpack)
 
@@ -161,10 +164,6 @@ def group_count(channels: int) -> int:
             "equal size; pass a number from 1 to 32 or a multiple of 32, such as 64."
         )
     return min(32, channels)
-
-
-def _is_fast(field: ConvField) -> bool:
-    return not field.plain and kernels.prefers_batch_last(field.conv.bias.shape[0])
 
 
 def _same(y: PyTree) -> PyTree:

@@ -71,11 +71,12 @@ class Stem(eqx.Module):
 
     def __call__(self, images: Images) -> State:
         """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`."""
-        stem = kernels.stem_plain if self.plain else kernels.stem
         x = prepare_images(images, self.conv.weight.dtype)
-        return stem(
-            x, self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias
-        )
+        channels = self.conv.bias.shape[0]
+        arrays = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
+        if is_fast(channels, self.plain):
+            return batch_first(kernels.stem(x, *arrays, groups=channels))
+        return kernels.stem_plain(x, *arrays, groups=channels)
 
 
 class Head(eqx.Module):
@@ -98,8 +99,9 @@ class Head(eqx.Module):
 
     def __call__(self, y: State) -> Logits:
         """The logits of a state."""
-        pool_linear = kernels.pool_linear_plain if self.plain else kernels.pool_linear
-        return pool_linear(y, self.weight, self.bias)
+        if is_fast(y.shape[1], self.plain):
+            return kernels.pool_linear(batch_last(y), self.weight, self.bias)
+        return kernels.pool_linear_plain(y, self.weight, self.bias)
 
 
 def prepare_images(
@@ -143,3 +145,21 @@ def uniform_pair(
     weight = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
     bias = jax.random.uniform(bias_key, shape[:1], minval=-bound, maxval=bound)
     return weight, bias
+
+
+def is_fast(channels: int, plain: bool) -> bool:
+    """Whether a state of so many channels goes through the forms that are batch-last.
+
+    In a jitted model the transpositions at the seams meet in pairs, and XLA drops them.
+    """
+    return not plain and kernels.prefers_batch_last(channels)
+
+
+def batch_last(y: State) -> Float[Array, "channel height width batch"]:
+    """Moves the batch behind the pixels."""
+    return jnp.transpose(y, (1, 2, 3, 0))
+
+
+def batch_first(y: Float[Array, "channel height width batch"]) -> State:
+    """Undoes `batch_last`."""
+    return jnp.transpose(y, (3, 0, 1, 2))

@@ -8,8 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._field import ConvField
 from ._layers import CLASSES, IMAGE_SIZE
 from ._model import ODENet
+
+
+def _field(net: ODENet) -> ConvField:
+    field = net.block.field
+    if not isinstance(field, ConvField):
+        raise TypeError(
+            f"The network's field is a {type(field).__name__}; only a ConvField has a "
+            "counterpart in PyTorch. Read the arrays of other fields one by one."
+        )
+    return field
 
 
 # PyTorch's name of each array, and where it is in an `ODENet`.
@@ -18,10 +29,10 @@ _PLACES: dict[str, Callable[[ODENet], Any]] = {
     "conv1.bias": lambda net: net.stem.conv.bias,
     "gn.weight": lambda net: net.stem.norm.weight,
     "gn.bias": lambda net: net.stem.norm.bias,
-    "odefunc.gn.weight": lambda net: net.block.field.norm.weight,
-    "odefunc.gn.bias": lambda net: net.block.field.norm.bias,
-    "odefunc.conv.weight": lambda net: net.block.field.conv.weight,
-    "odefunc.conv.bias": lambda net: net.block.field.conv.bias,
+    "odefunc.gn.weight": lambda net: _field(net).norm.weight,
+    "odefunc.gn.bias": lambda net: _field(net).norm.bias,
+    "odefunc.conv.weight": lambda net: _field(net).conv.weight,
+    "odefunc.conv.bias": lambda net: _field(net).conv.bias,
     "fc.weight": lambda net: net.head.weight,
     "fc.bias": lambda net: net.head.bias,
 }
@@ -74,6 +85,9 @@ def to_torch(model: ODENet) -> dict[str, np.ndarray]:
 
     Returns:
         Name to array; copies, in the precision of the model.
+
+    Raises:
+        TypeError: where the field is another one.
     """
     return {name: np.array(at(model)) for name, at in _PLACES.items()}
 

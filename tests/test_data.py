@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import importlib
 import importlib.util
+import itertools
 import os
 import signal
 import socket
@@ -162,12 +163,15 @@ def flip(path: Path, position: float) -> None:
 # What comes back, and by which way.
 
 
-def test_downloaded_mnist_equals_its_files(server: Server, cache: Path):
+def test_downloaded_mnist_equals_its_files(
+    server: Server, cache: Path, capfd: pytest.CaptureFixture[str]
+):
     lines: list[str] = []
     assert_is_tiny(load_mnist("mnist", on_notice=lines.append))
     assert set(server.requested) == set(NAMES)
     assert list(cache.glob("tfds/mnist/*/mnist-train.array_record*"))
     assert [line.split()[0] for line in lines] == ["Downloading", "Preparing"]
+    assert capfd.readouterr() == ("", "")  # No bars of others among the caller's lines.
 
 
 def test_dataset_unpacks_into_two_splits_and_keeps_its_name(folder: Path):
@@ -298,6 +302,15 @@ def test_preparation_that_cannot_be_read_is_tried_twice_and_reported(
     assert not list(cache.glob("*.npz"))
 
 
+def test_incomplete_preparation_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    short = Split(TRAIN.images[1:], TRAIN.labels[1:])
+    monkeypatch.setattr(_tfds, "_read_split", lambda builder, split: short)
+    with pytest.raises(DataError, match=r"does not hold \(30, 10\) images"):
+        load_mnist("mnist", data_dir=folder)
+
+
 def test_second_of_two_processes_uses_what_the_first_prepared(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -416,6 +429,15 @@ def test_tensorflow_datasets_checks_the_sums_itself(
         load_mnist("mnist", data_dir=folder)
 
 
+def test_tensorflow_datasets_takes_no_file_without_a_sum(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    official: Any = importlib.import_module("tensorflow_datasets").builder_cls("mnist")
+    monkeypatch.setattr(official, "url_infos", {})
+    with pytest.raises(DataError, match="could not prepare.*Missing checksums url"):
+        load_mnist("mnist")
+
+
 def test_absent_folder_is_reported(tmp_path: Path):
     with pytest.raises(
         DataError, match="data_dir names '.*absent', which is no folder"
@@ -468,6 +490,8 @@ def test_mnist_without_network_names_the_three_ways_out(
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     monkeypatch.setitem(SOURCES, "mnist", as_source(f"http://127.0.0.1:{port}/"))
+    # Importing it costs a second, which nobody should wait for here.
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError, match=f"127.0.0.1 cannot be reached.*{WAYS_OUT}"):
         load_mnist("mnist")
     assert not cache.exists()
@@ -501,8 +525,11 @@ def test_bad_download_is_reported_and_nothing_of_it_is_kept(
 ):
     monkeypatch.setattr(_download, "STALL_SECONDS", 0.2)
     server.behaviour = behaviour
+    start = time.monotonic()
     with pytest.raises(DataError, match=f"{BAD_SERVERS[behaviour]}.*{WAYS_OUT}"):
         load_mnist("mnist")
+    # Observed 0.25 s; the stalled server would end the connection after 3 s.
+    assert time.monotonic() - start < 2
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
@@ -571,7 +598,7 @@ def test_digits_are_scikit_learns_enlarged():
     images = np.concatenate([split.images for split in data])[..., 0]
     assert images.dtype == np.uint8 and data.train_labels.dtype == np.int32
     # Any pixel of each 3x3 block gives the small image back; the frame is empty.
-    for row, column in ((2, 2), (3, 3), (4, 4)):
+    for row, column in itertools.product((2, 3, 4), repeat=2):
         small = images[:, row:26:3, column:26:3].reshape(-1, 64) / (255 / 16)
         expected = {row.tobytes() for row in digits.data.astype(np.uint8)}
         assert {row.tobytes() for row in np.rint(small).astype(np.uint8)} == expected

@@ -27,7 +27,7 @@ MODULE_ORDER = """
     _types _kernels
     _tableaus _solver _stats _context _controller _equal_steps _integrate _errors
     _adjoint _backsolve _checks _time_gradient _solve _gradient
-    _field _block _model
+    _layers _field _block _model _resnet
     _objective _batches _train _checkpoint
     _data _compare _torch
 """.split()
@@ -197,7 +197,10 @@ def test_configured_paths_exist():
         PROJECT["readme"],
         *PROJECT["license-files"],
         *tool["pytest"]["ini_options"]["testpaths"],
+        *tool["pytest"]["ini_options"]["pythonpath"],
         *tool["pyright"]["include"],
+        *tool["pyright"]["extraPaths"],
+        *tool["pyright"]["ignore"],
         *targets["wheel"]["packages"],
         *(path.removeprefix("/") for path in targets["sdist"]["include"]),
     ]

@@ -1,10 +1,6 @@
 """Training steps and evaluation, mostly on a linear classifier that needs no solve."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 
 import equinox as eqx
@@ -14,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxode._batches import epoch_order, random_shift
+from jaxode._adjoint import Backsolve
+from jaxode._batches import epoch_order
 from jaxode._objective import Metrics
 from jaxode._solve import odeint
 from jaxode._stats import SolveStats
@@ -44,11 +41,12 @@ class Linear(eqx.Module):
         rows = images.astype(jnp.float32).mean(axis=(2, 3)) / 255
         logits = rows @ self.weight
         has_nan = (flags == 254)[:, None]
-        logits = jnp.where(has_nan, logits * jnp.nan, logits)
-        distance = jnp.sqrt(
-            jnp.sum(self.weight) - jax.lax.stop_gradient(jnp.sum(self.weight))
-        )
-        logits = jnp.where((flags == 253)[:, None], logits + distance, logits)
+        logits = jnp.where(has_nan, jnp.nan, logits)
+        # sqrt at zero: the value is fine and the derivative is not.
+        zero_sum = jnp.sum(self.weight) - jax.lax.stop_gradient(jnp.sum(self.weight))
+        has_cusp = (flags == 253)[:, None]
+        root = jnp.sqrt(jnp.where(has_cusp, zero_sum, 1.0))
+        logits += jnp.where(has_cusp, root, 0.0)
         zero = jnp.asarray(0, jnp.int32)
         stats = SolveStats(
             nfe=zero + 7,
@@ -92,47 +90,6 @@ def rows(first: int, last: int) -> jax.Array:
 SGD = optax.sgd(0.5, momentum=0.9)
 
 
-# Data order and augmentation
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(60, 15), (60, 8), (7, 20)])
-def test_epoch_order_has_every_image_and_whole_batches(count, batch_size):
-    order = np.asarray(epoch_order(jax.random.key(0), 3, count, batch_size))
-    assert order.shape == (-(-count // batch_size), batch_size)
-    counts = np.bincount(order.ravel(), minlength=count)
-    # As often as each other, give or take the filling of the last batch.
-    assert counts.min() >= 1 and np.ptp(counts) <= 1
-
-
-def test_epoch_order_depends_on_key_and_epoch_only():
-    orders = [
-        np.asarray(epoch_order(jax.random.key(seed), epoch, 50, 10))
-        for seed, epoch in [(0, 1), (0, 1), (0, 2), (1, 1)]
-    ]
-    assert np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], orders[2])
-    assert not np.array_equal(orders[0], orders[3])
-
-
-@pytest.mark.parametrize("max_shift", [1, 3])
-def test_random_shift_moves_by_every_amount_up_to_the_bound(max_shift):
-    # A dot that stays inside says where its image went.
-    images = jnp.zeros((500, 28, 28, 1), jnp.uint8).at[:, 14, 14].set(9)
-    moved = np.asarray(random_shift(jax.random.key(0), images, max_shift))
-    assert moved.dtype == np.uint8 and (moved.sum(axis=(1, 2, 3)) == 9).all()
-    _, row, column, _ = np.nonzero(moved)
-    reach = set(range(14 - max_shift, 14 + max_shift + 1))
-    assert set(zip(row, column)) == {(r, c) for r in reach for c in reach}
-
-
-def test_random_shift_repeats_the_edge():
-    images = jnp.arange(28, dtype=jnp.uint8)[None, :, None, None] + 1
-    images = jnp.broadcast_to(images, (100, 28, 28, 1))
-    moved = np.asarray(random_shift(jax.random.key(0), images, 1))[:, :, 0, 0]
-    expected = [np.clip(np.arange(28) + d, 0, 27) + 1 for d in (-1, 0, 1)]
-    assert {tuple(m) for m in moved} == {tuple(e) for e in expected}
-
-
 # One step
 
 
@@ -155,11 +112,11 @@ def test_step_equals_softmax_regression_by_hand():
 def test_step_traces_once_over_ten_batches():
     traces = []
     state = make_state(SGD, on_trace=lambda: traces.append(1))
+    counts = []
     for seed in range(10):
         state, _ = train_step(state, *make_data(8, seed), optimiser=SGD)
-        if seed == 0:
-            first = len(traces)
-    assert first > 0 and len(traces) == first
+        counts.append(len(traces))
+    assert counts[0] > 0 and counts == counts[:1] * 10
 
 
 @pytest.mark.parametrize("value", [255, 254, 253], ids=["solve", "loss", "gradient"])
@@ -206,8 +163,6 @@ def test_step_with_failed_backward_solve_is_skipped():
                 throw=False,
             )
             return solution.ys[-1], solution.stats
-
-    from jaxode._adjoint import Backsolve
 
     images, labels = make_data(8)
     start = TrainState.create(Decay(jnp.eye(10)), SGD)
@@ -306,8 +261,9 @@ def test_row_of_skipped_steps_is_counted_across_calls():
 # Evaluation
 
 
-@pytest.mark.parametrize("count", [1, 103, 10_000])
-@pytest.mark.parametrize("batch_size", [7, 64, 512])
+@pytest.mark.parametrize(
+    ("count", "batch_size"), [(1, 7), (103, 10), (103, 103), (10_000, 512)]
+)
 def test_every_image_is_scored_exactly_once(count, batch_size):
     images, labels = make_data(count)
     model = make_state(SGD).model
@@ -323,61 +279,3 @@ def test_every_image_is_scored_exactly_once(count, batch_size):
     assert int(metrics.correct) == (logits.argmax(axis=1) == np.asarray(labels)).sum()
     # Observed 4e-7 for 10,000 images in float32.
     np.testing.assert_allclose(metrics.loss_sum, losses.sum(), rtol=5e-6)
-
-
-# Devices
-
-TWO_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np, optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxode._batches import epoch_order
-from jaxode._model import ODENet
-from jaxode._objective import Metrics
-from jaxode._train import evaluate, train_steps, TrainData, TrainState
-
-assert jax.device_count() == 2
-optimiser = optax.sgd(0.05, momentum=0.9)
-rng = np.random.default_rng(0)
-images = rng.integers(0, 256, (48, 28, 28, 1)).astype(np.uint8)
-labels = rng.integers(0, 10, 48).astype(np.int32)
-order = epoch_order(jax.random.key(0), 0, 48, 8)
-
-def run(sharding):
-    place = lambda tree: tree
-    if sharding is not None:
-        whole = NamedSharding(sharding.mesh, PartitionSpec())
-        place = lambda tree: jax.device_put(tree, whole)
-    model = ODENet(2, key=jax.random.key(1), adjoint="backsolve")
-    state = place(TrainState.create(model, optimiser))
-    rows = jnp.asarray([0, 4], jnp.int32)
-    data = place(TrainData(jnp.asarray(images), jnp.asarray(labels), order, rows, jax.random.key(2)))
-    options = dict(optimiser=optimiser, max_shift=1, sharding=sharding)
-    program = train_steps.lower(data, state, place(Metrics.zeros()), **options).compile()
-    state, metrics = program(data, state, place(Metrics.zeros()), **options)
-    test = evaluate(state.model, data.images, data.labels, batch_size=10, sharding=sharding)
-    return state, metrics, test, program
-
-mesh = Mesh(np.array(jax.devices()), "batch")
-one, two = run(None), run(NamedSharding(mesh, PartitionSpec("batch")))
-for single, double in zip(jax.tree.leaves(one[:3]), jax.tree.leaves(two[:3])):
-    # The devices add up their halves in another order, nothing more.
-    np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-5)
-assert len(jax.tree.leaves(two[0].model)[0].sharding.device_set) == 2
-text = two[3]._compiled.as_text()
-assert "all-reduce" in text
-# The state of the solve is four images on each device: nothing holds all eight.
-print("ok")
-"""
-
-
-@pytest.mark.slow
-def test_result_does_not_depend_on_the_number_of_devices():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TWO_DEVICES)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("ok")

@@ -30,13 +30,12 @@ class DownloadError(DataError):
 
     def __init__(self, source: Source, reason: str):
         self.reason = reason
-        names = ", ".join(file.name for file in source.files)
         super().__init__(
             f"{source.title} is not on this machine and cannot be downloaded: {reason}."
-            " Three ways out: (1) connect to the network and start again; (2) put the"
-            f" four original files ({names}) in a folder and name it with"
-            " --data-dir (data_dir=...) or JAXODE_DATA_DIR; (3) use --dataset digits,"
-            " or --dataset auto, which takes the digits where MNIST is not to be had."
+            " Three ways out: (1) connect to the network; (2) put the four original"
+            f" files ({source.files[0].name}, ...) in a folder and name it with"
+            " --data-dir or JAXODE_DATA_DIR; (3) use --dataset digits, or auto, which"
+            " turns to the digits by itself."
         )
 
 

@@ -27,7 +27,7 @@ def load_mnist(
     """Returns MNIST, or one of its relatives, as NumPy arrays.
 
     The original files are checked by sha256, prepared by tensorflow-datasets (without
-    TensorFlow) and cached, so the first call takes about 15 s and later ones 0.2 s.
+    TensorFlow) and cached, so the first call takes about 20 s and later ones 0.1 s.
     `"auto"` is MNIST if it is cached, in `data_dir` or can be downloaded; otherwise it
     is the digits that come with scikit-learn, which are no MNIST: look at the result's
     `name` before a table is headed.

@@ -37,7 +37,7 @@ def read_through_tfds(
         DataError: if `find_files` raises it, or a fresh preparation does not read back.
     """
     home = root / source.name
-    if not home.exists():
+    if not any(home.glob("*/dataset_info.json")):
         find_files()  # Before the import below: no network should be noticed at once.
     failure = None
     for _ in range(2):
@@ -67,7 +67,7 @@ def _read_or_prepare(
     if not builder.data_path.exists():
         files = find_files()
         on_progress(
-            f"Preparing {source.title} with tensorflow-datasets, once (about 15 s)."
+            f"Preparing {source.title} with tensorflow-datasets, once (about 20 s)."
         )
         _prepare(builder, root, files)
         # The information on shards and counts is read when a builder is made.

@@ -7,6 +7,9 @@ in scalar code, several times slower. A row is long, and a shift by one pixel is
 contiguous slice of it.
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -19,6 +22,10 @@ from ._dispatch import by_platform, unit
 Kernels = Float[Array, "channel in_channel 3 3"]
 Rows = Float[Array, "channel height row"]
 PaddedRows = Float[Array, "in_channel height_2 row_2"]
+
+
+# 3 x 9 numbers, one register each, of the 32 that AVX-512 has.
+_CHANNELS_PER_PASS = 3
 
 
 def tree_sum(terms: Sequence[Array]) -> Array:
@@ -55,26 +62,48 @@ def convolve(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
 
 
 def convolve_written_out(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
-    """`convolve` as shifted multiply-adds.
+    """`convolve` as shifted multiply-adds, in passes of a few input channels each.
 
-    One sum for each input channel, then the sums: a single running sum over all
-    `9 * in_channel` products would wait four cycles for each of them.
+    With all input channels in one pass the 9 numbers for each no longer fit in the
+    processor's registers, and every product would read its number from memory again.
+    """
+    total = None
+    for first in range(0, padded.shape[0], _CHANNELS_PER_PASS):
+        last = min(first + _CHANNELS_PER_PASS, padded.shape[0])
+        kernels = weight[:, first:last]
+        part = (padded, kernels) if total is None else (padded, kernels, total)
+        total = _one_pass(*part, first=first, batch=batch)
+    assert total is not None
+    return total
+
+
+@unit("first", "batch")
+def _one_pass(
+    padded: PaddedRows,
+    kernels: Kernels,
+    total: Rows | None = None,
+    *,
+    first: int,
+    batch: int,
+) -> Rows:
+    """Adds to `total` what the input channels from `first` on contribute.
+
+    One sum for each input channel, then the sums: a single running sum would wait four
+    cycles for each product.
     """
     height = padded.shape[1] - 2
     row = padded.shape[2] - 2 * batch
 
     def from_channel(i: int) -> Array:
-        total = None
-        for dy in range(3):
-            for dx in range(3):
-                left = dx * batch
-                shifted = padded[i : i + 1, dy : dy + height, left : left + row]
-                term = weight[:, i, dy, dx][:, None, None] * shifted
-                total = term if total is None else total + term
-        assert total is not None
-        return total
+        terms = []
+        for dy, dx in itertools.product(range(3), range(3)):
+            left = dx * batch
+            shifted = padded[first + i, dy : dy + height, left : left + row][None]
+            terms.append(kernels[:, i, dy, dx][:, None, None] * shifted)
+        return functools.reduce(operator.add, terms)
 
-    return tree_sum([from_channel(i) for i in range(padded.shape[0])])
+    out = tree_sum([from_channel(i) for i in range(kernels.shape[1])])
+    return out if total is None else total + out
 
 
 def convolve_general(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:

@@ -76,14 +76,14 @@ def _forward(y: Rows, params: Params, batch: int, groups: int, activation: str):
 def _outputs(y, weight, bias, scale, offset, *, batch, groups, activation):
     """The field, and what its gradient needs besides the arguments."""
     activate, _ = activation_pair(activation)
-    first = moments(y, batch=batch, groups=groups)
-    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
+    first = moments(y, scale, offset, batch=batch, groups=groups)
+    x = _padded_input(y, first, batch=batch, activation=activation)
     z = convolve(x, weight, batch=batch)
     if groups != y.shape[0]:
         # With one channel in each group the second mean takes out any bias exactly.
         z = z + bias[:, None, None]
-    second = moments(z, batch=batch, groups=groups)
-    return normalise(z, second, scale, offset), (z, first, second)
+    second = moments(z, scale, offset, batch=batch, groups=groups)
+    return normalise(z, second), (z, first, second)
 
 
 def _backward(batch: int, groups: int, activation: str, kept, out_bar: Rows):
@@ -130,10 +130,10 @@ def _cotangents(
     else:
         bias_bar = jnp.sum(z_bar, axis=(1, 2))
     # Cheaper than to keep it, or to read it back where a solve keeps every step.
-    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
+    x = _padded_input(y, first, batch=batch, activation=activation)
     weight_bar = weight_cotangent(z_bar, x, batch=batch)
     x_bar = convolve(pad_rows(z_bar, batch), transposed(weight), batch=batch)
-    u_bar = x_bar * slope(normalise(y, first, scale, offset))
+    u_bar = x_bar * slope(normalise(y, first))
     y_bar, scale_bar_1, offset_bar_1 = normalise_cotangents(
         u_bar, y, first, scale, batch=batch, groups=groups
     )
@@ -148,11 +148,11 @@ def _cotangents(
 
 @unit("batch", "activation")
 def _padded_input(
-    y: Rows, known: Moments, scale: PerChannel, offset: PerChannel, *, batch: int, activation: str
+    y: Rows, known: Moments, *, batch: int, activation: str
 ) -> Float[Array, "channel height_2 row_2"]:
     """What the convolution reads."""
     activate, _ = activation_pair(activation)
-    return pad_rows(activate(normalise(y, known, scale, offset)), batch)
+    return pad_rows(activate(normalise(y, known)), batch)
 
 
 _field.defvjp(_forward, _backward)

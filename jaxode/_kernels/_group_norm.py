@@ -16,9 +16,6 @@ from ._dispatch import unit
 from ._plain import EPS
 
 
-# Sums up to this length are written out; longer ones would only swell the program.
-_WRITTEN_OUT = 64
-
 Rows = Float[Array, "channel height row"]
 Line = Float[Array, "channel row"]
 PerChannel = Float[Array, " channel"]
@@ -28,40 +25,38 @@ class Moments(NamedTuple):
     """What is known about `x` for each channel and image, one line each.
 
     Attributes:
-        centre: A pixel of each image, subtracted before anything is squared.
-        mean: Mean over the group, minus `centre`.
+        mean: Mean over the group.
         rstd: 1 / sqrt(variance over the group + eps).
+        factor: What each pixel is multiplied by.
+        constant: What is then added to it.
     """
 
-    centre: Line
     mean: Line
     rstd: Line
+    factor: Line
+    constant: Line
 
 
 @unit("batch", "groups")
-def moments(x: Rows, *, batch: int, groups: int) -> Moments:
-    """Mean and variance in one pass over `x`.
+def moments(
+    x: Rows, scale: PerChannel, offset: PerChannel, *, batch: int, groups: int
+) -> Moments:
+    """Mean and variance in one pass over `x`, and the normalisation as a linear map.
 
     The variance is the mean of squares minus the square of the mean, of `x` minus one of
     its own pixels c. (mean - c)^2 is one of the N terms whose mean is the variance, so
     it is at most N times the variance: no offset of `x`, however large, costs more than
     a factor N of rounding.
     """
-    _, height, row = x.shape
-    pixels = height * (row // batch)
     centre = _centre(x, batch=batch, groups=groups)
-    total, squares = _line_sums(x, centre)
-    mean = _mean_over_group(_column_sums(total, batch=batch) / pixels, groups)
-    square = _mean_over_group(_column_sums(squares, batch=batch) / pixels, groups)
-    variance = jnp.maximum(square - mean * mean, 0)
-    return Moments(centre, mean, lax.rsqrt(variance + EPS))
+    sums = _column_sums(_line_sums(x, centre), batch=batch)
+    pixels = x.shape[1] * (x.shape[2] // batch)
+    return _moments_from_sums(sums, centre, scale, offset, pixels=pixels, groups=groups)
 
 
-def normalise(x: Rows, known: Moments, scale: PerChannel, offset: PerChannel) -> Rows:
+def normalise(x: Rows, known: Moments) -> Rows:
     """Normalises, scales and shifts."""
-    factor = known.rstd * scale[:, None]
-    constant = offset[:, None] - known.mean * factor
-    return (x - known.centre[:, None]) * factor[:, None] + constant[:, None]
+    return x * known.factor[:, None] + known.constant[:, None]
 
 
 @unit("batch", "groups")
@@ -74,42 +69,14 @@ def normalise_cotangents(
     batch: int,
     groups: int,
 ) -> tuple[Rows, PerChannel, PerChannel]:
-    """Gradients of `normalise(x, moments(x), scale, offset)`: of `x`, scale and offset."""
-    total, moment = _line_products(out_bar, x, known.centre)
-    total = _column_sums(total, batch=batch)
-    moment = _column_sums(moment, batch=batch)
-    factor, slope, constant, along = _cotangent_lines(
-        total, moment, known, scale, pixels=x.shape[1] * (x.shape[2] // batch), groups=groups
+    """Gradients of `normalise(x, moments(x, scale, offset))`: of x, scale and offset."""
+    sums = _column_sums(_line_products(out_bar, x, known.mean), batch=batch)
+    pixels = x.shape[1] * (x.shape[2] // batch)
+    slope, constant, scale_bar, offset_bar = _cotangent_lines(
+        sums, known, scale, batch=batch, pixels=pixels, groups=groups
     )
-    x_bar = (
-        out_bar * factor[:, None]
-        + (x - known.centre[:, None]) * slope[:, None]
-        + constant[:, None]
-    )
-    return x_bar, jnp.sum(along[:, :batch], axis=1), jnp.sum(total[:, :batch], axis=1)
-
-
-@unit("pixels", "groups")
-def _cotangent_lines(
-    total: Line,
-    moment: Line,
-    known: Moments,
-    scale: PerChannel,
-    *,
-    pixels: int,
-    groups: int,
-) -> tuple[Line, Line, Line, Line]:
-    """What `out_bar`, `x` and one are multiplied by; and the cotangent of `scale`.
-
-    With n the normalised input and b the cotangent times scale, the input's cotangent is
-    rstd * (b - mean(b) - n * mean(b * n)), means over the group.
-    """
-    along = (moment - known.mean * total) * known.rstd  # sum of out_bar * n
-    mean_b = _mean_over_group(total * scale[:, None] / pixels, groups)
-    mean_bn = _mean_over_group(along * scale[:, None] / pixels, groups)
-    slope = -mean_bn * known.rstd * known.rstd
-    constant = -mean_b * known.rstd - slope * known.mean
-    return known.rstd * scale[:, None], slope, constant, along
+    x_bar = out_bar * known.factor[:, None] + x * slope[:, None] + constant[:, None]
+    return x_bar, scale_bar, offset_bar
 
 
 @unit("batch", "groups")
@@ -125,26 +92,70 @@ def _centre(x: Rows, *, batch: int, groups: int) -> Line:
 
 
 @unit()
-def _line_sums(x: Rows, centre: Line) -> tuple[Line, Line]:
+def _line_sums(x: Rows, centre: Line) -> Float[Array, "2 channel row"]:
     """Sums of `x - centre` and of its square over the height."""
     lines = [x[:, h] - centre for h in range(x.shape[1])]
-    return tree_sum(lines), tree_sum([jnp.square(line) for line in lines])
+    return jnp.stack([tree_sum(lines), tree_sum([jnp.square(line) for line in lines])])
 
 
 @unit()
-def _line_products(out_bar: Rows, x: Rows, centre: Line) -> tuple[Line, Line]:
-    """Sums of `out_bar`, and of its product with `x - centre`, over the height."""
+def _line_products(out_bar: Rows, x: Rows, mean: Line) -> Float[Array, "2 channel row"]:
+    """Sums of `out_bar`, and of its product with `x - mean`, over the height."""
     lines = [out_bar[:, h] for h in range(x.shape[1])]
-    products = [line * (x[:, h] - centre) for h, line in enumerate(lines)]
-    return tree_sum(lines), tree_sum(products)
+    products = [line * (x[:, h] - mean) for h, line in enumerate(lines)]
+    return jnp.stack([tree_sum(lines), tree_sum(products)])
 
 
 @unit("batch")
-def _column_sums(line: Line, *, batch: int) -> Line:
+def _column_sums(
+    lines: Float[Array, "2 channel row"], *, batch: int
+) -> Float[Array, "2 channel row"]:
     """Sums over the columns, repeated in each of them."""
-    row = line.shape[1]
-    total = tree_sum([line[:, w : w + batch] for w in range(0, row, batch)])
-    return jnp.tile(total, (1, row // batch))
+    row = lines.shape[2]
+    total = tree_sum([lines[..., w : w + batch] for w in range(0, row, batch)])
+    return jnp.tile(total, (1, 1, row // batch))
+
+
+@unit("pixels", "groups")
+def _moments_from_sums(
+    sums: Float[Array, "2 channel row"],
+    centre: Line,
+    scale: PerChannel,
+    offset: PerChannel,
+    *,
+    pixels: int,
+    groups: int,
+) -> Moments:
+    mean = _mean_over_group(sums[0] / pixels, groups)
+    variance = _mean_over_group(sums[1] / pixels, groups) - mean * mean
+    rstd = lax.rsqrt(jnp.maximum(variance, 0) + EPS)
+    mean = mean + centre
+    factor = rstd * scale[:, None]
+    return Moments(mean, rstd, factor, offset[:, None] - mean * factor)
+
+
+@unit("batch", "pixels", "groups")
+def _cotangent_lines(
+    sums: Float[Array, "2 channel row"],
+    known: Moments,
+    scale: PerChannel,
+    *,
+    batch: int,
+    pixels: int,
+    groups: int,
+) -> tuple[Line, Line, PerChannel, PerChannel]:
+    """What `x` and one are multiplied by in its cotangent; and the parameters' cotangents.
+
+    With n the normalised input and b the cotangent times scale, the input's cotangent is
+    rstd * (b - mean(b) - n * mean(b * n)), means over the group.
+    """
+    total, along = sums[0], sums[1] * known.rstd
+    mean_b = _mean_over_group(total * scale[:, None] / pixels, groups)
+    mean_bn = _mean_over_group(along * scale[:, None] / pixels, groups)
+    slope = -mean_bn * known.rstd * known.rstd
+    constant = -mean_b * known.rstd - slope * known.mean
+    scale_bar = jnp.sum(along[:, :batch], axis=1)
+    return slope, constant, scale_bar, jnp.sum(total[:, :batch], axis=1)
 
 
 def _mean_over_group(values: Line, groups: int) -> Line:

@@ -54,13 +54,13 @@ def _forward(rows, params, batch, groups):
     z = convolve(rows, weight, batch=batch)
     if groups != weight.shape[0]:
         z = z + bias[:, None, None]  # else the mean takes it out again
-    known = moments(z, batch=batch, groups=groups)
-    return jax.nn.relu(normalise(z, known, scale, offset)), (rows, params, z, known)
+    known = moments(z, scale, offset, batch=batch, groups=groups)
+    return jax.nn.relu(normalise(z, known)), (rows, params, z, known)
 
 
 def _backward(batch, groups, kept, out_bar):
-    rows, (weight, bias, scale, offset), z, known = kept
-    u_bar = jnp.where(normalise(z, known, scale, offset) > 0, out_bar, 0)
+    rows, (weight, bias, scale, _), z, known = kept
+    u_bar = jnp.where(normalise(z, known) > 0, out_bar, 0)
     z_bar, scale_bar, offset_bar = normalise_cotangents(
         u_bar, z, known, scale, batch=batch, groups=groups
     )
