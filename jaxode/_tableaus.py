@@ -38,13 +38,13 @@ def _explicit(a_lower: list[list[float]], b: list[float]) -> diffrax.ButcherTabl
 
 # Kutta 1901; Hairer, Norsett & Wanner, Solving ODEs I, II.1, table 1.2, left.
 CLASSICAL = _explicit(
-    [[1 / 2], [0, 1 / 2], [0, 0, 1]],
+    [[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]],
     [1 / 6, 1 / 3, 1 / 3, 1 / 6],
 )
 
 # Kutta 1901; same table, right. torchdiffeq's "rk4" is this one.
 THREE_EIGHTHS = _explicit(
-    [[1 / 3], [-1 / 3, 1], [1, -1, 1]],
+    [[1 / 3], [-1 / 3, 1.0], [1.0, -1.0, 1.0]],
     [1 / 8, 3 / 8, 3 / 8, 1 / 8],
 )
 

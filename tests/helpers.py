@@ -1,9 +1,9 @@
 """Oracles and measuring tools that several tests share."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -43,22 +43,44 @@ def weighted_sum(ys: PyTree) -> Array:
     return sum(leaf(y) for y in jax.tree.leaves(ys))
 
 
+@functools.cache
+def _quick() -> dict[str, Any]:
+    """Compiler options that halve compile time, where the compiler knows them.
+
+    A test compiles for seconds to run for milliseconds.
+    """
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(jnp.zeros(()))
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit`, compiling fast rather than for speed."""
+    return jax.jit(function, compiler_options=_quick())
+
+
 def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
     """`solve(field, y0, ts, args) -> ys`, to `(ys, gradients of weighted_sum(ys))`.
 
     The gradients are with respect to all four arguments. Compiled.
     """
 
-    @eqx.filter_jit
-    def compute(*arguments):
-        def loss(arguments):
-            ys = solve(*arguments)
-            return weighted_sum(ys), ys
+    def loss(arguments):
+        ys = solve(*arguments)
+        return weighted_sum(ys), ys
 
-        (_, ys), grads = eqx.filter_value_and_grad(loss, has_aux=True)(arguments)
+    def compute(*arguments):
+        (_, ys), grads = jax.value_and_grad(loss, has_aux=True)(arguments)
         return ys, grads
 
-    return compute
+    return quick_jit(compute)
 
 
 def slope(x: Any, y: Any) -> float:

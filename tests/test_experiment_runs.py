@@ -2,21 +2,40 @@
 
 import json
 import os
+import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import mnist
 import pytest
+from _command_line import InputError
 
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "mnist.py"
-# Two channels and two batches: what counts here is the way, not the accuracy.
-TINY = "--dataset digits --train-size 64 --batch-size 32 --channels 2 --seed 3".split()
+SCRIPT = Path(mnist.__file__)
+# As small as can be: what counts here is the way, not the accuracy.
+TINY = """
+    --dataset digits --train-size 64 --batch-size 32 --channels 2 --solver heun --seed 3
+""".split()
 KEYS = """
     epoch dataset train_loss test_accuracy test_correct test_total nfe_forward
     nfe_backward rejected_steps skipped_steps train_seconds test_seconds compile_seconds
     images_per_second
 """.split()
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """The folder that all runs of this file are in."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +49,18 @@ def environment(tmp_path_factory) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def run(environment, tmp_path):
-    """Runs the script in an empty folder."""
+@pytest.fixture(scope="module")
+def run(environment, place) -> Run:
+    """Runs the script to its end and expects an exit code."""
 
-    def run(*arguments, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(*arguments, code: int = 0):
         done = subprocess.run(
             [sys.executable, str(SCRIPT), *map(str, arguments)],
-            cwd=tmp_path,
+            cwd=place,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -50,14 +69,32 @@ def run(environment, tmp_path):
     return run
 
 
-def arrays(folder: Path) -> str:
-    """Hash of all arrays in the last checkpoint."""
-    with (folder / "checkpoint.eqx").open("rb") as file:
-        return json.loads(file.readline())["sha256"]
+@pytest.fixture(scope="module")
+def whole(run, place) -> tuple[Path, str]:
+    """Two epochs without interruption: the folder, and what was printed."""
+    done = run(*TINY, "--epochs", 2, "--out", "whole")
+    assert done.stderr == ""
+    return place / "whole", done.stdout
+
+
+@pytest.fixture(scope="module")
+def parts(run, place) -> Path:
+    """One epoch and a resumed one."""
+    run(*TINY, "--epochs", 1, "--out", "parts")
+    shutil.copytree(place / "parts", place / "one_epoch")
+    done = run("--resume", "parts", "--epochs", 2)
+    assert "after epoch 1" in done.stdout
+    return place / "parts"
+
+
+def arrays(folder: Path, name: str = "checkpoint.eqx") -> str:
+    """Hash of all arrays in a checkpoint, as it is stored with them."""
+    return json.loads((folder / name).read_bytes().split(b"\n")[0])["sha256"]
 
 
 def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def numbers(folder: Path) -> list[dict]:
@@ -68,95 +105,243 @@ def numbers(folder: Path) -> list[dict]:
     ]
 
 
-def test_run_writes_its_folder_and_can_be_resumed_and_evaluated(run, tmp_path):
-    done = run(*TINY, "--epochs", 2, "--out", "whole")
-    whole = tmp_path / "whole"
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert any(line.startswith("device ") for line in lines)
-    assert any("digits" in line and "64 images to train on" in line for line in lines)
-    assert any(line.startswith("parameters ") for line in lines)
-    assert sum(line.startswith("epoch ") for line in lines) == 2
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_run_prints_one_line_for_everything(whole):
+    _, printed = whole
+    lines = printed.splitlines()
+    assert lines[0].startswith("device ")
+    assert "digits" in lines[1] and "64 images to train on, 360 test" in lines[1]
+    assert "NOT MNIST" in lines[1]
+    assert re.fullmatch(r"parameters +[\d,]+", lines[2])
+    assert re.search(r"compiled .* \(training .* s, testing .* s\)", printed)
+    assert len([line for line in lines if line.startswith("epoch ")]) == 2
     assert lines[-1].startswith("digits: test ") and lines[-1].endswith("in whole/")
-    records = metrics(whole)
+
+
+def test_run_leaves_its_files_and_no_others(whole):
+    folder, _ = whole
+    assert sorted(content(folder)) == [
+        "checkpoint.eqx",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+    ]
+    assert content(folder)["curves.png"].startswith(b"\x89PNG")
+
+
+def test_config_says_where_the_numbers_come_from(whole):
+    config = json.loads(content(whole[0])["config.json"])
+    assert config["dataset"] == "digits" and config["settings"]["channels"] == 2
+    assert {"jax", "diffrax", "equinox", "optax", "python"} <= set(config["versions"])
+    assert {"device", "git_commit", "parameters"} <= set(config)
+
+
+def test_metrics_have_one_object_per_epoch(whole):
+    records = metrics(whole[0])
     assert [record["epoch"] for record in records] == [1, 2]
     for record in records:
         assert set(KEYS) <= set(record)
         assert (record["dataset"], record["test_total"]) == ("digits", 360)
-        assert record["nfe_forward"] > 0 and record["nfe_backward"] > 0
         assert record["test_accuracy"] == record["test_correct"] / 360
+        assert record["nfe_forward"] >= 2 and record["nfe_backward"] >= 2
+        assert record["skipped_steps"] == record["failed_solves"] == 0
+    # Compilation is over before the first epoch, and in its line only.
     assert records[0]["compile_seconds"] > 0 == records[1]["compile_seconds"]
-    config = json.loads((whole / "config.json").read_text())
-    assert config["dataset"] == "digits" and config["settings"]["channels"] == 2
-    assert {"jax", "diffrax", "equinox", "optax", "python"} <= set(config["versions"])
-    assert {"device", "git_commit"} <= set(config)
-    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(whole.glob(".*"))
-
-    # One epoch and a resumed one are the same two, to the bit.
-    run(*TINY, "--epochs", 1, "--out", "parts")
-    parts = tmp_path / "parts"
-    assert arrays(parts) != arrays(whole)
-    resumed = run("--resume", "parts", "--epochs", 2)
-    assert "after epoch 1" in resumed.stdout
-    assert arrays(parts) == arrays(whole)
-    assert numbers(parts) == numbers(whole)
-
-    # Nothing is left to do, and nothing is done.
-    before = {p.name: p.read_bytes() for p in parts.glob("*eqx")}
-    again = run("--resume", "parts", "--quiet")
-    assert len(again.stdout.splitlines()) == 1
-    assert {p.name: p.read_bytes() for p in parts.glob("*eqx")} == before
-    assert numbers(parts) == numbers(whole)
-
-    # A line that is missing, as after a kill between checkpoint and line.
-    text = (parts / "metrics.jsonl").read_text()
-    (parts / "metrics.jsonl").write_text(text.splitlines()[0] + "\n")
-    run("--resume", "parts")
-    assert (parts / "metrics.jsonl").read_text() == text
-
-    refused_resumes(run, parts)
-    scored_again(run, whole)
 
 
-def refused_resumes(run, parts: Path) -> None:
-    """What must not be gone on with; nothing is written then."""
-
-    def refuse(message: str, *options) -> None:
-        before = {p.name: p.read_bytes() for p in parts.iterdir()}
-        done = run("--resume", "parts", *options, code=2)
-        assert message in done.stderr and done.stderr.count("\n") == 1
-        assert {p.name: p.read_bytes() for p in parts.iterdir()} == before
-
-    refuse("made with other settings: --lr 0.05 (now 0.5)", "--lr", "0.5")
-    refuse("--epochs may be raised", "--epochs", "1")
-    refuse(
-        "parts is not empty", *TINY, "--out", "parts", "--resume="
-    ) if False else None
-    checkpoint = parts / "checkpoint.eqx"
-    content = checkpoint.read_bytes()
-    for damaged, message in [
-        (content[:-100], "checkpoint.eqx is truncated"),
-        (b"\x89PNG\r\n", "checkpoint.eqx is not a jaxode checkpoint"),
-        (content.replace(b'"version": 1', b'"version": 9', 1), "by a newer jaxode"),
-        (content.replace(b'"shift": 1', b'"shift": 2', 1), "made with other settings"),
-    ]:
-        checkpoint.write_bytes(damaged)
-        refuse(message, "--epochs", "3")
-    checkpoint.write_bytes(content)
+def test_resume_equals_uninterrupted_run_bit_for_bit(whole, parts, place):
+    assert arrays(place / "one_epoch") != arrays(whole[0])
+    assert arrays(parts) == arrays(whole[0])
+    assert numbers(parts) == numbers(whole[0])
 
 
-def scored_again(run, whole: Path) -> None:
-    """`evaluate` gives the score of the run, and another with another solver."""
-    last = metrics(whole)[-1]
-    score = f"{last['test_accuracy']:.2%} ({last['test_correct']}/360)"
-    before = {p.name: p.read_bytes() for p in whole.iterdir()}
-    assert f"digits: test {score}" in run("evaluate", "whole", "--quiet").stdout
-    finer = run(
-        "evaluate", "whole", "--solver", "tsit5", "--rtol", 1e-5, "--atol", 1e-5
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+def test_resume_equals_uninterrupted_run_with_the_default_solver(run, place, adjoint):
+    options = [*TINY, "--solver", "dopri5", "--adjoint", adjoint]
+    run(*options, "--epochs", 2, "--out", f"whole-{adjoint}")
+    run(*options, "--epochs", 1, "--out", f"parts-{adjoint}")
+    run("--resume", f"parts-{adjoint}", "--epochs", 2)
+    assert arrays(place / f"parts-{adjoint}") == arrays(place / f"whole-{adjoint}")
+    assert numbers(place / f"parts-{adjoint}") == numbers(place / f"whole-{adjoint}")
+
+
+def test_resume_of_a_finished_run_restores_what_is_missing(run, parts, place):
+    shutil.copytree(parts, place / "finished")
+    folder = place / "finished"
+    before = content(folder)
+    # As after a kill between the checkpoint and the line, and before the picture.
+    (folder / "metrics.jsonl").write_bytes(before["metrics.jsonl"].split(b"\n")[0])
+    (folder / "curves.png").unlink()
+    done = run("--resume", "finished", "--quiet")
+    assert len(done.stdout.splitlines()) == 1
+    after = content(folder)
+    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+    assert after["checkpoint.eqx"] == before["checkpoint.eqx"]
+    assert after["curves.png"].startswith(b"\x89PNG")
+
+
+DAMAGE = {
+    "truncated": lambda old: old[:-100],
+    "not a jaxode checkpoint": lambda old: b"\x89PNG\r\n\x1a\n",
+    "written by a newer jaxode": lambda old: old.replace(b'on": 1', b'on": 9', 1),
+    "made with other settings": lambda old: old.replace(b'ft": 1', b'ft": 2', 1),
+}
+
+
+@pytest.mark.parametrize("form", ["--resume", "evaluate"])
+@pytest.mark.parametrize("message", DAMAGE)
+def test_damaged_checkpoint_is_named_and_left_alone(
+    parts, tmp_path, monkeypatch, message, form
+):
+    if form == "evaluate" and "settings" in message:
+        pytest.skip("an evaluation may have other settings")
+    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    folder = tmp_path / "damaged"
+    shutil.copytree(parts, folder)
+    checkpoint = folder / "checkpoint.eqx"
+    checkpoint.write_bytes(DAMAGE[message](checkpoint.read_bytes()))
+    before = content(folder)
+    epochs = ["--epochs", "3"] if form == "--resume" else []
+    with pytest.raises(InputError, match=f"damaged/checkpoint.eqx .*{message}"):
+        mnist.main([form, str(folder), *epochs])
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "0.5", "--seed", "4"], r"--lr 0.05 \(now 0.5\), --seed 3 \(now 4\)"),
+        (["--preset", "post"], r"--preset default \(now post\)"),
+        (["--epochs", "1"], "--epochs may be raised"),
+        (["--out", "elsewhere"], "name different folders"),
+    ],
+)
+def test_resume_with_other_settings_names_them(parts, monkeypatch, options, message):
+    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    before = content(parts)
+    with pytest.raises(InputError, match=message):
+        mnist.main(["--resume", str(parts), *options])
+    assert content(parts) == before
+
+
+def test_folder_of_a_run_is_not_trained_into_again(parts, monkeypatch):
+    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    before = content(parts)
+    with pytest.raises(InputError, match="is not empty"):
+        mnist.main([*TINY, "--out", str(parts)])
+    assert content(parts) == before
+
+
+def test_data_that_cannot_be_had_leave_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    (tmp_path / "empty").mkdir()
+    options = ["--dataset", "mnist", "--data-dir", str(tmp_path / "empty")]
+    with pytest.raises(InputError, match="train-images-idx3-ubyte.gz is missing"):
+        mnist.main([*options, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_gives_the_score_of_the_run(run, whole):
+    folder, _ = whole
+    last, before = metrics(folder)[-1], content(folder)
+    score = f"test {last['test_accuracy']:.2%} ({last['test_correct']}/360)"
+    assert f"digits: {score}" in run("evaluate", "whole", "--quiet").stdout
+    assert content(folder) == before
+
+
+def test_evaluate_takes_another_solver(run, whole):
+    options = ["--solver", "rk4", "--fixed-steps", "--dt0", "0.25"]
+    printed = run("evaluate", "whole", *options).stdout
+    assert "rk4, steps of 0.25" in printed
+    # Four steps of four calls.
+    assert "field calls 16.0 per solve" in printed
+
+
+def test_updates_that_fail_stop_the_run(run, place):
+    done = run(*TINY, "--max-steps", 1, "--dt0", 1e-3, "--out", "stopped", code=2)
+    assert "Stopped in epoch 5: 10 updates in a row were skipped" in done.stderr
+    assert "--max-steps" in done.stderr and done.stderr.count("\n") == 2
+    folder = place / "stopped"
+    # Two steps an epoch: the tenth is the last of the fifth.
+    assert [record["skipped_steps"] for record in metrics(folder)] == [2] * 4
+    assert [record["train_loss"] for record in metrics(folder)] == [None] * 4
+    assert "SKIPPED 2 updates" in done.stdout
+    assert arrays(folder, "stopped.eqx")
+
+
+def interrupt(
+    environment, place: Path, arguments: list[str], after_line: str, delay: float, how
+) -> subprocess.Popen:
+    """Starts a run and sends a signal so long after it has printed a line."""
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert "tsit5, rtol 1e-05" in finer.stdout and "/360)" in finer.stdout
-    fixed = run("evaluate", "whole", "--solver", "rk4", "--fixed-steps", "--dt0", 0.25)
-    assert "steps of 0.25" in fixed.stdout
-    assert "field calls 16.0 per solve" in fixed.stdout
-    assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(after_line):
+            break
+    # The pipe must not fill up in the meantime.
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    time.sleep(delay)
+    process.send_signal(how)
+    process.wait(timeout=60)
+    return process
+
+
+def test_ctrl_c_ends_within_compilation_at_once(environment, place):
+    arguments = [*TINY, "--channels", "4", "--epochs", "1", "--out", "interrupted"]
+    start = time.perf_counter()
+    process = interrupt(environment, place, arguments, "compiling", 0.5, signal.SIGINT)
+    assert process.returncode == 130
+    assert process.stderr is not None
+    assert process.stderr.read().splitlines() == [
+        "Interrupted. Go on with --resume interrupted"
+    ]
+    assert time.perf_counter() - start < 60
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_bits(environment, run, place):
+    epochs = ["--epochs", "60"]
+    run(*TINY, *epochs, "--out", "calm")
+    rng = random.Random(0)
+    arguments = [*TINY, *epochs, "--out", "killed"]
+    done_epochs = []
+    for _ in range(6):
+        process = interrupt(
+            environment, place, arguments, "epoch", rng.uniform(0, 0.6), signal.SIGKILL
+        )
+        assert process.returncode == -signal.SIGKILL
+        arguments = ["--resume", "killed"]
+        lines = (place / "killed" / "metrics.jsonl").read_text().splitlines()
+        done_epochs.append(len(lines))
+    # Killed while it was at work, not when it was over.
+    assert done_epochs == sorted(done_epochs) and 0 < done_epochs[0] < 60
+    run("--resume", "killed")
+    assert arrays(place / "killed") == arrays(place / "calm")
+    assert numbers(place / "killed") == numbers(place / "calm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["device", "parameters", "compiled"])
+def test_run_killed_before_its_first_epoch_starts_again(
+    environment, run, place, whole, line
+):
+    arguments = [*TINY, "--epochs", "2", "--out", f"early-{line}"]
+    interrupt(environment, place, arguments, line, 0.0, signal.SIGKILL)
+    folder = place / f"early-{line}"
+    if (folder / "config.json").exists():
+        run("--resume", folder.name)
+    else:
+        run(*arguments)
+    assert arrays(folder) == arrays(whole[0])
+    assert numbers(folder) == numbers(whole[0])

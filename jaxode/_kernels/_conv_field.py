@@ -9,9 +9,16 @@ from jaxtyping import Array, Float
 
 from ._activation import activation_pair
 from ._checks import check_groups
-from ._conv import convolve, pad_rows, transposed, weight_cotangent
+from ._conv import convolve, pad_rows, PaddedRows, transposed, weight_cotangent
 from ._dispatch import unit
-from ._group_norm import Moments, moments, normalise, normalise_cotangents
+from ._group_norm import (
+    cotangent_sums,
+    input_cotangent,
+    Moments,
+    moments,
+    normalise,
+    parameter_cotangents,
+)
 
 
 PerChannel: TypeAlias = Float[Array, " channel"]
@@ -76,14 +83,14 @@ def _forward(y: Rows, params: Params, batch: int, groups: int, activation: str):
 def _outputs(y, weight, bias, scale, offset, *, batch, groups, activation):
     """The field, and what its gradient needs besides the arguments."""
     activate, _ = activation_pair(activation)
-    first = moments(y, scale, offset, batch=batch, groups=groups)
-    x = _padded_input(y, first, batch=batch, activation=activation)
+    first = moments(y, batch=batch, groups=groups)
+    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
     z = convolve(x, weight, batch=batch)
     if groups != y.shape[0]:
         # With one channel in each group the second mean takes out any bias exactly.
         z = z + bias[:, None, None]
-    second = moments(z, scale, offset, batch=batch, groups=groups)
-    return normalise(z, second), (z, first, second)
+    second = moments(z, batch=batch, groups=groups)
+    return normalise(z, second, scale, offset), (z, first, second)
 
 
 def _backward(batch: int, groups: int, activation: str, kept, out_bar: Rows):
@@ -121,38 +128,57 @@ def _cotangents(
 
     Written in functions that JAX can differentiate again.
     """
-    _, slope = activation_pair(activation)
-    z_bar, scale_bar, offset_bar = normalise_cotangents(
-        out_bar, z, second, scale, batch=batch, groups=groups
-    )
+    settings = {"batch": batch, "groups": groups}
+    sums = cotangent_sums(out_bar, z, second, batch=batch)
+    z_bar = _padded_cotangent(out_bar, z, second, sums, scale, **settings)
     if groups == y.shape[0]:
         bias_bar = jnp.zeros_like(bias)  # exact: see `_outputs`
     else:
         bias_bar = jnp.sum(z_bar, axis=(1, 2))
     # Cheaper than to keep it, or to read it back where a solve keeps every step.
-    x = _padded_input(y, first, batch=batch, activation=activation)
+    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
     weight_bar = weight_cotangent(z_bar, x, batch=batch)
-    x_bar = convolve(pad_rows(z_bar, batch), transposed(weight), batch=batch)
-    u_bar = x_bar * slope(normalise(y, first))
-    y_bar, scale_bar_1, offset_bar_1 = normalise_cotangents(
-        u_bar, y, first, scale, batch=batch, groups=groups
-    )
-    params_bar = (
-        weight_bar,
-        bias_bar,
-        scale_bar + scale_bar_1,
-        offset_bar + offset_bar_1,
-    )
-    return y_bar, params_bar
+    x_bar = convolve(z_bar, transposed(weight), batch=batch)
+    u_bar = _through_activation(x_bar, y, first, scale, offset, activation=activation)
+    sums_1 = cotangent_sums(u_bar, y, first, batch=batch)
+    y_bar = input_cotangent(u_bar, y, first, sums_1, scale, **settings)
+    scale_bar, offset_bar = parameter_cotangents(sums, sums_1, batch=batch)
+    return y_bar, (weight_bar, bias_bar, scale_bar, offset_bar)
 
 
 @unit("batch", "activation")
 def _padded_input(
-    y: Rows, known: Moments, *, batch: int, activation: str
-) -> Float[Array, "channel height_2 row_2"]:
+    y: Rows,
+    known: Moments,
+    scale: PerChannel,
+    offset: PerChannel,
+    *,
+    batch: int,
+    activation: str,
+) -> PaddedRows:
     """What the convolution reads."""
     activate, _ = activation_pair(activation)
-    return pad_rows(activate(normalise(y, known)), batch)
+    return pad_rows(activate(normalise(y, known, scale, offset)), batch)
+
+
+@unit("batch", "groups")
+def _padded_cotangent(*arrays, batch: int, groups: int) -> PaddedRows:
+    """What the transposed convolution reads."""
+    return pad_rows(input_cotangent(*arrays, batch=batch, groups=groups), batch)
+
+
+@unit("activation")
+def _through_activation(
+    x_bar: Rows,
+    y: Rows,
+    known: Moments,
+    scale: PerChannel,
+    offset: PerChannel,
+    *,
+    activation: str,
+) -> Rows:
+    _, slope = activation_pair(activation)
+    return x_bar * slope(normalise(y, known, scale, offset))
 
 
 _field.defvjp(_forward, _backward)

@@ -5,6 +5,8 @@ and its gradient are `factor * x + constant` at every pixel. The numbers are kep
 `(channel, width*batch)`, repeated for each column, so that those sums read whole vectors.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -27,21 +29,15 @@ class Moments(NamedTuple):
     Attributes:
         mean: Mean over the group.
         rstd: 1 / sqrt(variance over the group + eps).
-        factor: What each pixel is multiplied by.
-        constant: What is then added to it.
     """
 
     mean: Line
     rstd: Line
-    factor: Line
-    constant: Line
 
 
 @unit("batch", "groups")
-def moments(
-    x: Rows, scale: PerChannel, offset: PerChannel, *, batch: int, groups: int
-) -> Moments:
-    """Mean and variance in one pass over `x`, and the normalisation as a linear map.
+def moments(x: Rows, *, batch: int, groups: int) -> Moments:
+    """Mean and variance in one pass over `x`.
 
     The variance is the mean of squares minus the square of the mean, of `x` minus one of
     its own pixels c. (mean - c)^2 is one of the N terms whose mean is the variance, so
@@ -51,32 +47,56 @@ def moments(
     centre = _centre(x, batch=batch, groups=groups)
     sums = _column_sums(_line_sums(x, centre), batch=batch)
     pixels = x.shape[1] * (x.shape[2] // batch)
-    return _moments_from_sums(sums, centre, scale, offset, pixels=pixels, groups=groups)
+    mean = _mean_over_group(sums[0] / pixels, groups)
+    variance = _mean_over_group(sums[1] / pixels, groups) - mean * mean
+    return Moments(mean + centre, lax.rsqrt(jnp.maximum(variance, 0) + EPS))
 
 
-def normalise(x: Rows, known: Moments) -> Rows:
+def normalise(x: Rows, known: Moments, scale: PerChannel, offset: PerChannel) -> Rows:
     """Normalises, scales and shifts."""
-    return x * known.factor[:, None] + known.constant[:, None]
+    factor = known.rstd * scale[:, None]
+    return (x - known.mean[:, None]) * factor[:, None] + offset[:, None, None]
 
 
-@unit("batch", "groups")
-def normalise_cotangents(
+@unit("batch")
+def cotangent_sums(
+    out_bar: Rows, x: Rows, known: Moments, *, batch: int
+) -> Float[Array, "2 channel row"]:
+    """Sums of `out_bar`, and of its product with the normalised `x`, over an image."""
+    return _column_sums(_line_products(out_bar, x, known), batch=batch)
+
+
+def input_cotangent(
     out_bar: Rows,
     x: Rows,
     known: Moments,
+    sums: Float[Array, "2 channel row"],
     scale: PerChannel,
     *,
     batch: int,
     groups: int,
-) -> tuple[Rows, PerChannel, PerChannel]:
-    """Gradients of `normalise(x, moments(x, scale, offset))`: of x, scale and offset."""
-    sums = _column_sums(_line_products(out_bar, x, known.mean), batch=batch)
+) -> Rows:
+    """Cotangent of `x` in `normalise(x, moments(x), scale, offset)`.
+
+    With n the normalised input and b the cotangent times scale, it is
+    rstd * (b - mean(b) - n * mean(b * n)), means over the group.
+    """
     pixels = x.shape[1] * (x.shape[2] // batch)
-    slope, constant, scale_bar, offset_bar = _cotangent_lines(
-        sums, known, scale, batch=batch, pixels=pixels, groups=groups
-    )
-    x_bar = out_bar * known.factor[:, None] + x * slope[:, None] + constant[:, None]
-    return x_bar, scale_bar, offset_bar
+    mean_b = _mean_over_group(sums[0] * (scale / pixels)[:, None], groups)
+    mean_bn = _mean_over_group(sums[1] * (scale / pixels)[:, None], groups)
+    along = (mean_bn * known.rstd)[:, None]
+    b = out_bar * scale[:, None, None]
+    inner = b - mean_b[:, None] - (x - known.mean[:, None]) * along
+    return inner * known.rstd[:, None]
+
+
+def parameter_cotangents(
+    *sums: Float[Array, "2 channel row"], batch: int
+) -> tuple[PerChannel, PerChannel]:
+    """Cotangents of scale and offset, from the sums of every use of them."""
+    total = functools.reduce(operator.add, [one[..., :batch] for one in sums])
+    offset_bar, scale_bar = jnp.sum(total, axis=2)
+    return scale_bar, offset_bar
 
 
 @unit("batch", "groups")
@@ -99,11 +119,13 @@ def _line_sums(x: Rows, centre: Line) -> Float[Array, "2 channel row"]:
 
 
 @unit()
-def _line_products(out_bar: Rows, x: Rows, mean: Line) -> Float[Array, "2 channel row"]:
-    """Sums of `out_bar`, and of its product with `x - mean`, over the height."""
+def _line_products(
+    out_bar: Rows, x: Rows, known: Moments
+) -> Float[Array, "2 channel row"]:
+    """Sums of `out_bar`, and of its product with the normalised `x`, over the height."""
     lines = [out_bar[:, h] for h in range(x.shape[1])]
-    products = [line * (x[:, h] - mean) for h, line in enumerate(lines)]
-    return jnp.stack([tree_sum(lines), tree_sum(products)])
+    products = [line * (x[:, h] - known.mean) for h, line in enumerate(lines)]
+    return jnp.stack([tree_sum(lines), tree_sum(products) * known.rstd])
 
 
 @unit("batch")
@@ -114,48 +136,6 @@ def _column_sums(
     row = lines.shape[2]
     total = tree_sum([lines[..., w : w + batch] for w in range(0, row, batch)])
     return jnp.tile(total, (1, 1, row // batch))
-
-
-@unit("pixels", "groups")
-def _moments_from_sums(
-    sums: Float[Array, "2 channel row"],
-    centre: Line,
-    scale: PerChannel,
-    offset: PerChannel,
-    *,
-    pixels: int,
-    groups: int,
-) -> Moments:
-    mean = _mean_over_group(sums[0] / pixels, groups)
-    variance = _mean_over_group(sums[1] / pixels, groups) - mean * mean
-    rstd = lax.rsqrt(jnp.maximum(variance, 0) + EPS)
-    mean = mean + centre
-    factor = rstd * scale[:, None]
-    return Moments(mean, rstd, factor, offset[:, None] - mean * factor)
-
-
-@unit("batch", "pixels", "groups")
-def _cotangent_lines(
-    sums: Float[Array, "2 channel row"],
-    known: Moments,
-    scale: PerChannel,
-    *,
-    batch: int,
-    pixels: int,
-    groups: int,
-) -> tuple[Line, Line, PerChannel, PerChannel]:
-    """What `x` and one are multiplied by in its cotangent; and the parameters' cotangents.
-
-    With n the normalised input and b the cotangent times scale, the input's cotangent is
-    rstd * (b - mean(b) - n * mean(b * n)), means over the group.
-    """
-    total, along = sums[0], sums[1] * known.rstd
-    mean_b = _mean_over_group(total * scale[:, None] / pixels, groups)
-    mean_bn = _mean_over_group(along * scale[:, None] / pixels, groups)
-    slope = -mean_bn * known.rstd * known.rstd
-    constant = -mean_b * known.rstd - slope * known.mean
-    scale_bar = jnp.sum(along[:, :batch], axis=1)
-    return slope, constant, scale_bar, jnp.sum(total[:, :batch], axis=1)
 
 
 def _mean_over_group(values: Line, groups: int) -> Line:

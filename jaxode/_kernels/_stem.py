@@ -9,7 +9,13 @@ from jaxtyping import Array, Float
 
 from ._checks import check_groups
 from ._conv import convolve, pad_rows, transposed, weight_cotangent
-from ._group_norm import moments, normalise, normalise_cotangents
+from ._group_norm import (
+    cotangent_sums,
+    input_cotangent,
+    moments,
+    normalise,
+    parameter_cotangents,
+)
 
 
 def stem(
@@ -54,22 +60,23 @@ def _forward(rows, params, batch, groups):
     z = convolve(rows, weight, batch=batch)
     if groups != weight.shape[0]:
         z = z + bias[:, None, None]  # else the mean takes it out again
-    known = moments(z, scale, offset, batch=batch, groups=groups)
-    return jax.nn.relu(normalise(z, known)), (rows, params, z, known)
+    known = moments(z, batch=batch, groups=groups)
+    return jax.nn.relu(normalise(z, known, scale, offset)), (rows, params, z, known)
 
 
 def _backward(batch, groups, kept, out_bar):
-    rows, (weight, bias, scale, _), z, known = kept
-    u_bar = jnp.where(normalise(z, known) > 0, out_bar, 0)
-    z_bar, scale_bar, offset_bar = normalise_cotangents(
-        u_bar, z, known, scale, batch=batch, groups=groups
+    rows, (weight, bias, scale, offset), z, known = kept
+    u_bar = jnp.where(normalise(z, known, scale, offset) > 0, out_bar, 0)
+    sums = cotangent_sums(u_bar, z, known, batch=batch)
+    z_bar = pad_rows(
+        input_cotangent(u_bar, z, known, sums, scale, batch=batch, groups=groups), batch
     )
     one_each = groups == weight.shape[0]
     bias_bar = jnp.zeros_like(bias) if one_each else jnp.sum(z_bar, axis=(1, 2))
     weight_bar = weight_cotangent(z_bar, rows, batch=batch)
     # Outside any unit, so that XLA drops it where nobody asks for it.
-    rows_bar = convolve(pad_rows(z_bar, batch, 2), transposed(weight), batch=batch)
-    return rows_bar, (weight_bar, bias_bar, scale_bar, offset_bar)
+    rows_bar = convolve(pad_rows(z_bar, batch), transposed(weight), batch=batch)
+    return rows_bar, (weight_bar, bias_bar, *parameter_cotangents(sums, batch=batch))
 
 
 _stem.defvjp(_forward, _backward)

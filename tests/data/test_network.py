@@ -1,0 +1,102 @@
+"""Downloads that fail, stall or are interrupted."""
+
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from served import as_source, assert_is_tiny, CONTENTS, NAMES, Server
+
+from jaxode._data import _download, DataError, load_mnist
+from jaxode._data._source import SOURCES
+
+
+WAYS_OUT = r"\(1\) connect .*\(2\) put .*--data-dir .*JAXODE_DATA_DIR; \(3\).*digits"
+
+
+def test_mnist_without_network_names_the_three_ways_out(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setitem(SOURCES, "mnist", as_source(f"http://127.0.0.1:{port}/"))
+    # Importing it costs a second, which nobody should wait for here.
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=f"127.0.0.1 cannot be reached.*{WAYS_OUT}"):
+        load_mnist("mnist")
+    assert not cache.exists()
+
+
+def test_silent_host_is_given_up_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_download, "REACH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setitem(SOURCES, "mnist", as_source(url))
+        start = time.monotonic()
+        with pytest.raises(DataError, match=f"127.0.0.1 does not answer.*{WAYS_OUT}"):
+            load_mnist("mnist")
+        # Observed 0.2 s; one connection alone would wait for CONNECT_SECONDS = 5.
+        assert time.monotonic() - start < 3
+
+
+BAD_SERVERS = {
+    "busy": "127.0.0.1 answers HTTP 503",
+    "wrong": "what .* sends is wrong, train-images-idx3-ubyte.gz is damaged",
+    "short": "the transfer of train-images-idx3-ubyte.gz broke off",
+    "stalled": "the transfer of train-images-idx3-ubyte.gz broke off",
+}
+
+
+@pytest.mark.parametrize("behaviour", BAD_SERVERS)
+def test_bad_download_is_reported_and_nothing_of_it_is_kept(
+    behaviour: str, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_download, "STALL_SECONDS", 0.2)
+    server.behaviour = behaviour
+    start = time.monotonic()
+    with pytest.raises(DataError, match=f"{BAD_SERVERS[behaviour]}.*{WAYS_OUT}"):
+        load_mnist("mnist")
+    # Observed 0.25 s; the stalled server would end the connection after 3 s.
+    assert time.monotonic() - start < 2
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_download_goes_on_with_the_missing_files(server: Server, cache: Path):
+    downloads = cache / "downloads" / "mnist"
+    downloads.mkdir(parents=True)
+    (downloads / NAMES[0]).write_bytes(CONTENTS[NAMES[0]])
+    (downloads / NAMES[1]).write_bytes(CONTENTS[NAMES[1]][:-1])
+    assert_is_tiny(load_mnist("mnist"))
+    assert set(server.requested) == set(NAMES[1:])
+
+
+def test_interrupt_ends_a_slow_download_at_once(server: Server, cache: Path):
+    server.behaviour = "stalled"
+    program = f"""
+        from jaxode._data._download import fetch
+        from jaxode._data._source import File, Source
+        from pathlib import Path
+        source = {SOURCES["mnist"]!r}
+        fetch(source, Path({str(cache)!r}), lambda line: print(line, flush=True))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    with process, process.stdout as lines:
+        lines.readline()
+        time.sleep(0.3)  # It now waits for bytes that come in 3 s, or not at all.
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        process.wait(timeout=10)
+    # Observed 0.1 s; the server's pause, which a pool of threads sits out, is 3 s.
+    assert time.monotonic() - start < 1.5
+    assert process.returncode == -signal.SIGINT
+    assert not list(cache.iterdir())
