@@ -18,6 +18,7 @@ from _setup import (
     describe_devices,
     eval_batch_size,
     place,
+    read_checkpoint_header,
     split_data,
 )
 
@@ -36,7 +37,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         jaxode.CheckpointError: if the checkpoint cannot be read.
     """
     folder, stored, content = read_run(asked.run)
-    if not folder.checkpoint.exists():
+    if read_checkpoint_header(folder, stored) is None:
         raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
     config = _merge(stored, asked)
     check(config)

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -12,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import platformdirs
 from _command_line import InputError
 from _config import Config
+from _run_folder import read_settings, RunFolder, settings_that_decide
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, UInt8
 
@@ -59,18 +58,6 @@ class Keys:
     def of(cls, seed: int) -> "Keys":
         """All of them follow from the seed."""
         return cls(*jax.random.split(jax.random.key(seed), 3))
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled code in the user's cache folder, unless JAX was told where to.
-
-    Several seconds of every start after the first. Only for a script: in a library this
-    would change the settings of the program that imports it.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        # The flags are in the name because code for other vectors would be found too.
-        folder = Path(platformdirs.user_cache_dir("jaxode", appauthor=False), "xla")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def describe_devices() -> str:
@@ -137,6 +124,25 @@ def split_data(
             f"{dataset.name} that there are; got {size}."
         )
     return jaxode.Split(train.images[:size], train.labels[:size]), scored, name
+
+
+def read_checkpoint_header(folder: RunFolder, stored: Config) -> dict[str, Any] | None:
+    """What the last checkpoint of a run says about itself; `None` if there is none yet.
+
+    Raises:
+        InputError: if it was not made with the settings of the run.
+        jaxode.CheckpointError: if it cannot be read.
+    """
+    if not folder.checkpoint.exists():
+        return None
+    header = jaxode.load_header(folder.checkpoint)
+    made_with = read_settings(header["settings"], folder.checkpoint)
+    if settings_that_decide(made_with) != settings_that_decide(stored):
+        raise InputError(
+            f"{folder.checkpoint} was made with other settings than those in "
+            f"{folder.config}; one of the two has been changed."
+        )
+    return header
 
 
 def build_model(config: Config) -> jaxode.ODENet:

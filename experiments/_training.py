@@ -16,9 +16,7 @@ from _report import epoch_line, number, Reporter, score
 from _run_folder import (
     git_commit,
     read_run,
-    read_settings,
     RunFolder,
-    settings_that_decide,
     stored_settings,
     versions,
 )
@@ -29,6 +27,7 @@ from _setup import (
     describe_devices,
     Images,
     place,
+    read_checkpoint_header,
     split_data,
 )
 from _start import set_interrupt_hint
@@ -128,17 +127,9 @@ def _open(config: Config) -> tuple[RunFolder, list[dict[str, Any]], str]:
     """The run to go on with: its folder, its epochs so far, and its data set."""
     assert config.resume is not None
     folder, stored, content = read_run(config.resume)
-    history: list[dict[str, Any]] = []
+    header = read_checkpoint_header(folder, stored)
     # A run that was killed in its first epoch has no checkpoint, and starts again.
-    if folder.checkpoint.exists():
-        header = jaxode.load_header(folder.checkpoint)
-        made_with = read_settings(header["settings"], folder.checkpoint)
-        if settings_that_decide(made_with) != settings_that_decide(stored):
-            raise InputError(
-                f"{folder.checkpoint} was made with other settings than those in "
-                f"{folder.config}; one of the two has been changed."
-            )
-        history = header["history"]
+    history = [] if header is None else header["history"]
     check_resumed(config, stored, len(history))
     return folder, history, content["dataset"]
 
@@ -210,7 +201,7 @@ def _save(
 
 def _what_to_try(stop: RunStopped, path: Path) -> str:
     skipped = f"{jaxode.MAX_SKIPPED_IN_A_ROW} updates in a row were skipped"
-    if stop.totals["failed_solves"] >= jaxode.MAX_SKIPPED_IN_A_ROW:
+    if stop.totals["failed_solves"]:
         why = "solves failed or reached --max-steps"
         advice = "a smaller --lr, larger --rtol and --atol, or more --max-steps"
     else:

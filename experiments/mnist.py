@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
         run = partial(train, config)
 
-    from _setup import use_compilation_cache
+    from _compilation_cache import use_compilation_cache
 
     import jaxode
 

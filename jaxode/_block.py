@@ -60,7 +60,7 @@ class ODEBlock(eqx.Module):
         field: VectorField,
         *,
         solver: diffrax.AbstractSolver | None = None,
-        adjoint: Adjoint | str = "checkpoint",
+        adjoint: Adjoint = "checkpoint",
         rtol: float | None = 1e-3,
         atol: float | None = 1e-6,
         dt0: float | None = None,
@@ -77,8 +77,8 @@ class ODEBlock(eqx.Module):
         """
         self.field = field
         self.solver = diffrax.Dopri5() if solver is None else solver
-        resolve_adjoint(adjoint)  # for its errors: the name reads better in a repr
-        self.adjoint = adjoint  # pyright: ignore[reportAttributeAccessIssue]
+        resolve_adjoint(adjoint)  # for its errors: a name reads better in a repr
+        self.adjoint = adjoint
         self.rtol, self.atol, self.dt0 = (
             None if x is None else float(x) for x in (rtol, atol, dt0)
         )

@@ -17,7 +17,7 @@ def is_concrete(x: Any) -> bool:
 
 def _shape(tree: PyTree) -> str:
     """Structure, shapes and dtypes in one line, for messages."""
-    return eqx.tree_pformat(jax.eval_shape(lambda: tree), width=1_000)
+    return eqx.tree_pformat(tree, width=1_000, struct_as_array=True)
 
 
 def check_state(y0: PyTree) -> PyTree[Array]:
@@ -227,8 +227,8 @@ def check_output(out: PyTree, y0: PyTree[Array]) -> None:
     )
     if not same:
         raise ValueError(
-            f"field(t, y, args) returned {eqx.tree_pformat(out, width=1_000)}, but y0 "
-            f"is {_shape(y0)}; dy/dt must have the structure, shapes and dtypes of y."
+            f"field(t, y, args) returned {_shape(out)}, but y0 is {_shape(expected)}; "
+            "dy/dt must have the structure, shapes and dtypes of y."
         )
 
 

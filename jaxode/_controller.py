@@ -163,11 +163,18 @@ def any_non_finite(y: PyTree) -> Bool[Array, ""]:
     return jnp.any(jnp.stack(leaves))
 
 
+def _resolution(t0: Any, t1: Any) -> Float[Array, ""]:
+    """The shortest step worth trying: a few times the spacing of floating numbers."""
+    eps = jnp.finfo(jnp.result_type(t0)).eps
+    return 16 * eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
+
+
 class Watched(_Wrapping):
     """Records a solve's steps, and ends it where the step size underflows.
 
-    Diffrax goes on halving until `max_steps` when a field returns NaN; here the solve
-    ends with `RESULTS.dt_min_reached` once a step is too short to move the time.
+    Diffrax goes on shrinking the step until `max_steps` when a field returns NaN, and
+    stands still until then when a step is too short to move the time. Here the solve
+    ends with `RESULTS.dt_min_reached`.
 
     Attributes:
         controller: The adaptive controller that decides.
@@ -189,7 +196,7 @@ class Watched(_Wrapping):
         t_next, inner = self.controller.init(
             terms, t0, t1, y0, dt0, args, func, error_order
         )
-        return t_next, Watch.start(t0, inner)
+        return jnp.maximum(t_next, t0 + _resolution(t0, t_next)), Watch.start(t0, inner)
 
     def adapt_step_size(
         self,
@@ -214,12 +221,8 @@ class Watched(_Wrapping):
                 controller_state.inner,
             )
         )
-        resolution = (
-            16
-            * jnp.finfo(jnp.result_type(t0)).eps
-            * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
-        )
-        stuck = ~keep & ~(next_t1 - next_t0 > resolution)
+        shortest = jnp.where(keep, 0, _resolution(t0, t1))
+        stuck = ~(next_t1 - next_t0 > shortest)
         result = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, result)
         seen = controller_state
         watch = Watch(

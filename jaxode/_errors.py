@@ -14,9 +14,9 @@ from ._integrate import Integral
 class SolveError(RuntimeError):
     """An ODE solve did not reach its last time.
 
-    Raised as it is outside of `jax.jit`; inside, JAX wraps it in an error of its own
-    that contains the message. TPUs cannot raise at all: use `throw=False` there and
-    look at `sol.result`.
+    Raised as it is outside of `jax.jit` and `jax.vmap`; inside, JAX wraps it in an
+    error of its own, a `RuntimeError` too, that contains the message. TPUs cannot raise
+    at all: use `throw=False` there and look at `sol.result`.
     """
 
 

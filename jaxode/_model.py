@@ -40,7 +40,7 @@ class ODENet(eqx.Module):
         *,
         key: Key[Array, ""],
         solver: diffrax.AbstractSolver | None = None,
-        adjoint: Adjoint | str = "checkpoint",
+        adjoint: Adjoint = "checkpoint",
         rtol: float | None = 0.1,
         atol: float | None = 0.1,
         dt0: float | None = None,

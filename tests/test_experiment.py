@@ -4,9 +4,11 @@ import dataclasses
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import get_args
 
+import _compilation_cache
 import _config
 import _setup
 import diffrax
@@ -16,6 +18,7 @@ import mnist
 import numpy as np
 import pytest
 from _command_line import check, InputError, parse
+from _compilation_cache import use_compilation_cache
 from _config import Config, EvaluateConfig, PRESETS
 from _evaluation import _merge
 
@@ -219,3 +222,33 @@ def test_evaluation_keeps_what_is_not_asked_for():
 def test_one_device_is_not_sharded():
     assert jax.device_count() == 1
     assert _setup.batch_sharding(Config(), 100) is None
+
+
+def test_compiled_code_is_kept_with_the_user_unless_jax_was_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    option = "jax_compilation_cache_dir"
+    before = jax.config.values[option]
+    try:
+        for told, expected in [("elsewhere", "elsewhere"), (None, f"{tmp_path}/xla")]:
+            jax.config.update(option, told)
+            use_compilation_cache()
+            assert jax.config.values[option] == expected
+    finally:
+        jax.config.update(option, before)
+
+
+def test_damaged_compiled_code_is_dropped_and_other_warnings_are_shown(
+    tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *args: shown.append(args[0]))
+    names = ["jit_step-12-cache", "jit_step_two-34-cache"]
+    for name in names:
+        (tmp_path / name).touch()
+    _compilation_cache._drop_damaged_entries(tmp_path)
+    about = "Error reading persistent compilation cache entry for 'jit_step': bad data"
+    for message in (about, "something else"):
+        warnings.showwarning(message, UserWarning, "compiler.py", 1)
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
+    assert shown == ["something else"]

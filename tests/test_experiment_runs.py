@@ -1,112 +1,44 @@
 """Whole runs of the experiment on a few digits, each in a process of its own."""
 
 import json
-import os
-import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mnist
 import pytest
 from _command_line import InputError
+from experiment_runner import arrays, content, metrics, numbers, Runner, TINY
 
 
-SCRIPT = Path(mnist.__file__)
-# As small as can be: what counts here is the way, not the accuracy.
-TINY = """
-    --dataset digits --train-size 64 --batch-size 32 --channels 2 --solver heun --seed 3
-""".split()
 KEYS = """
     epoch dataset train_loss test_accuracy test_correct test_total nfe_forward
     nfe_backward rejected_steps skipped_steps train_seconds test_seconds compile_seconds
     images_per_second
 """.split()
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Runner:
+    return Runner(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """The folder that all runs of this file are in."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Compiled code is shared between the processes, and kept from the user's cache."""
-    cache = tmp_path_factory.mktemp("xla")
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-@pytest.fixture(scope="module")
-def run(environment, place) -> Run:
-    """Runs the script to its end and expects an exit code."""
-
-    def run(*arguments, code: int = 0):
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), *map(str, arguments)],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def whole(run, place) -> tuple[Path, str]:
+def whole(run) -> tuple[Path, str]:
     """Two epochs without interruption: the folder, and what was printed."""
     done = run(*TINY, "--epochs", 2, "--out", "whole")
     assert done.stderr == ""
-    return place / "whole", done.stdout
+    return run.folder / "whole", done.stdout
 
 
 @pytest.fixture(scope="module")
-def parts(run, place) -> Path:
+def parts(run) -> Path:
     """One epoch and a resumed one."""
     run(*TINY, "--epochs", 1, "--out", "parts")
-    shutil.copytree(place / "parts", place / "one_epoch")
+    shutil.copytree(run.folder / "parts", run.folder / "one_epoch")
     done = run("--resume", "parts", "--epochs", 2)
     assert "after epoch 1" in done.stdout
-    return place / "parts"
-
-
-def arrays(folder: Path, name: str = "checkpoint.eqx") -> str:
-    """Hash of all arrays in a checkpoint, as it is stored with them."""
-    return json.loads((folder / name).read_bytes().split(b"\n")[0])["sha256"]
-
-
-def metrics(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def numbers(folder: Path) -> list[dict]:
-    """The metrics without what the clock says."""
-    return [
-        {name: value for name, value in record.items() if "second" not in name}
-        for record in metrics(folder)
-    ]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return run.folder / "parts"
 
 
 def test_run_prints_one_line_for_everything(whole):
@@ -152,26 +84,30 @@ def test_metrics_have_one_object_per_epoch(whole):
     assert records[0]["compile_seconds"] > 0 == records[1]["compile_seconds"]
 
 
-def test_resume_equals_uninterrupted_run_bit_for_bit(whole, parts, place):
-    assert arrays(place / "one_epoch") != arrays(whole[0])
+def test_resume_equals_uninterrupted_run_bit_for_bit(run, whole, parts):
+    assert arrays(run.folder / "one_epoch") != arrays(whole[0])
     assert arrays(parts) == arrays(whole[0])
     assert numbers(parts) == numbers(whole[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
-def test_resume_equals_uninterrupted_run_with_the_default_solver(run, place, adjoint):
+def test_resume_equals_uninterrupted_run_with_the_default_solver(run, adjoint):
     options = [*TINY, "--solver", "dopri5", "--adjoint", adjoint]
     run(*options, "--epochs", 2, "--out", f"whole-{adjoint}")
     run(*options, "--epochs", 1, "--out", f"parts-{adjoint}")
     run("--resume", f"parts-{adjoint}", "--epochs", 2)
-    assert arrays(place / f"parts-{adjoint}") == arrays(place / f"whole-{adjoint}")
-    assert numbers(place / f"parts-{adjoint}") == numbers(place / f"whole-{adjoint}")
+    assert arrays(run.folder / f"parts-{adjoint}") == arrays(
+        run.folder / f"whole-{adjoint}"
+    )
+    assert numbers(run.folder / f"parts-{adjoint}") == numbers(
+        run.folder / f"whole-{adjoint}"
+    )
 
 
-def test_resume_of_a_finished_run_restores_what_is_missing(run, parts, place):
-    shutil.copytree(parts, place / "finished")
-    folder = place / "finished"
+def test_resume_of_a_finished_run_restores_what_is_missing(run, parts):
+    shutil.copytree(parts, run.folder / "finished")
+    folder = run.folder / "finished"
     before = content(folder)
     # As after a kill between the checkpoint and the line, and before the picture.
     (folder / "metrics.jsonl").write_bytes(before["metrics.jsonl"].split(b"\n")[0])
@@ -197,9 +133,7 @@ DAMAGE = {
 def test_damaged_checkpoint_is_named_and_left_alone(
     parts, tmp_path, monkeypatch, message, form
 ):
-    if form == "evaluate" and "settings" in message:
-        pytest.skip("an evaluation may have other settings")
-    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("_compilation_cache.use_compilation_cache", lambda: None)
     folder = tmp_path / "damaged"
     shutil.copytree(parts, folder)
     checkpoint = folder / "checkpoint.eqx"
@@ -221,7 +155,7 @@ def test_damaged_checkpoint_is_named_and_left_alone(
     ],
 )
 def test_resume_with_other_settings_names_them(parts, monkeypatch, options, message):
-    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("_compilation_cache.use_compilation_cache", lambda: None)
     before = content(parts)
     with pytest.raises(InputError, match=message):
         mnist.main(["--resume", str(parts), *options])
@@ -229,7 +163,7 @@ def test_resume_with_other_settings_names_them(parts, monkeypatch, options, mess
 
 
 def test_folder_of_a_run_is_not_trained_into_again(parts, monkeypatch):
-    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("_compilation_cache.use_compilation_cache", lambda: None)
     before = content(parts)
     with pytest.raises(InputError, match="is not empty"):
         mnist.main([*TINY, "--out", str(parts)])
@@ -237,7 +171,7 @@ def test_folder_of_a_run_is_not_trained_into_again(parts, monkeypatch):
 
 
 def test_data_that_cannot_be_had_leave_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("_setup.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("_compilation_cache.use_compilation_cache", lambda: None)
     (tmp_path / "empty").mkdir()
     options = ["--dataset", "mnist", "--data-dir", str(tmp_path / "empty")]
     with pytest.raises(InputError, match="train-images-idx3-ubyte.gz is missing"):
@@ -261,87 +195,13 @@ def test_evaluate_takes_another_solver(run, whole):
     assert "field calls 16.0 per solve" in printed
 
 
-def test_updates_that_fail_stop_the_run(run, place):
+def test_updates_that_fail_stop_the_run(run):
     done = run(*TINY, "--max-steps", 1, "--dt0", 1e-3, "--out", "stopped", code=2)
     assert "Stopped in epoch 5: 10 updates in a row were skipped" in done.stderr
     assert "--max-steps" in done.stderr and done.stderr.count("\n") == 2
-    folder = place / "stopped"
+    folder = run.folder / "stopped"
     # Two steps an epoch: the tenth is the last of the fifth.
     assert [record["skipped_steps"] for record in metrics(folder)] == [2] * 4
     assert [record["train_loss"] for record in metrics(folder)] == [None] * 4
     assert "SKIPPED 2 updates" in done.stdout
     assert arrays(folder, "stopped.eqx")
-
-
-def interrupt(
-    environment, place: Path, arguments: list[str], after_line: str, delay: float, how
-) -> subprocess.Popen:
-    """Starts a run and sends a signal so long after it has printed a line."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(after_line):
-            break
-    # The pipe must not fill up in the meantime.
-    threading.Thread(target=process.stdout.read, daemon=True).start()
-    time.sleep(delay)
-    process.send_signal(how)
-    process.wait(timeout=60)
-    return process
-
-
-def test_ctrl_c_ends_within_compilation_at_once(environment, place):
-    arguments = [*TINY, "--channels", "4", "--epochs", "1", "--out", "interrupted"]
-    start = time.perf_counter()
-    process = interrupt(environment, place, arguments, "compiling", 0.5, signal.SIGINT)
-    assert process.returncode == 130
-    assert process.stderr is not None
-    assert process.stderr.read().splitlines() == [
-        "Interrupted. Go on with --resume interrupted"
-    ]
-    assert time.perf_counter() - start < 60
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_to_the_same_bits(environment, run, place):
-    epochs = ["--epochs", "60"]
-    run(*TINY, *epochs, "--out", "calm")
-    rng = random.Random(0)
-    arguments = [*TINY, *epochs, "--out", "killed"]
-    done_epochs = []
-    for _ in range(6):
-        process = interrupt(
-            environment, place, arguments, "epoch", rng.uniform(0, 0.6), signal.SIGKILL
-        )
-        assert process.returncode == -signal.SIGKILL
-        arguments = ["--resume", "killed"]
-        lines = (place / "killed" / "metrics.jsonl").read_text().splitlines()
-        done_epochs.append(len(lines))
-    # Killed while it was at work, not when it was over.
-    assert done_epochs == sorted(done_epochs) and 0 < done_epochs[0] < 60
-    run("--resume", "killed")
-    assert arrays(place / "killed") == arrays(place / "calm")
-    assert numbers(place / "killed") == numbers(place / "calm")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("line", ["device", "parameters", "compiled"])
-def test_run_killed_before_its_first_epoch_starts_again(
-    environment, run, place, whole, line
-):
-    arguments = [*TINY, "--epochs", "2", "--out", f"early-{line}"]
-    interrupt(environment, place, arguments, line, 0.0, signal.SIGKILL)
-    folder = place / f"early-{line}"
-    if (folder / "config.json").exists():
-        run("--resume", folder.name)
-    else:
-        run(*arguments)
-    assert arrays(folder) == arrays(whole[0])
-    assert numbers(folder) == numbers(whole[0])

@@ -19,14 +19,15 @@ class Constant(eqx.Module):
     success: bool | tuple[bool, ...] = eqx.field(static=True, default=True)
 
     def __call__(self, images):
-        count = jnp.asarray(1, jnp.int32)
+        success = jnp.asarray(self.success)
+        count = jnp.ones(success.shape, jnp.int32)
         stats = SolveStats(
-            nfe=None if self.nfe is None else jnp.asarray(self.nfe, jnp.int32),
-            num_steps=count + 2,
-            num_accepted_steps=count + 1,
+            nfe=None if self.nfe is None else self.nfe * count,
+            num_steps=3 * count,
+            num_accepted_steps=2 * count,
             num_rejected_steps=count,
-            last_step=jnp.asarray(0.5),
-            success=jnp.asarray(self.success),
+            last_step=0.5 * success.astype(jnp.float32),
+            success=success,
         )
         return images.reshape(len(images), -1)[:, :10], stats
 
@@ -98,6 +99,11 @@ def test_counts_of_the_solve_are_taken_over():
     _, metrics = cross_entropy(Constant(), *make_batch(4))
     assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 1)
     assert int(metrics.failed_solves) == 0
+
+
+def test_calls_of_a_batch_with_steps_of_its_own_are_the_largest():
+    _, metrics = cross_entropy(Constant(success=(True,) * 4), *make_batch(4))
+    assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 4)
 
 
 def test_solver_that_hides_its_calls_counts_none():

@@ -1,8 +1,11 @@
-"""Convolution and group normalisation of the field: fast forms, each with a plain twin."""
+"""The field, the stem and the head: fast forms for few channels, and plain twins."""
 
 from ._activation import activation_pair as activation_pair
 from ._conv_field import conv_field as conv_field
-from ._dispatch import FEW_CHANNELS as FEW_CHANNELS, prefers_batch_last as prefers_batch_last
+from ._dispatch import (
+    FEW_CHANNELS as FEW_CHANNELS,
+    prefers_batch_last as prefers_batch_last,
+)
 from ._plain import (
     conv_field_plain as conv_field_plain,
     pool_linear_plain as pool_linear_plain,

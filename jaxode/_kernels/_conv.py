@@ -1,9 +1,9 @@
 """3x3 convolution on batch-last images: general form, and written out for a CPU.
 
 A row of pixels and its batch form ONE axis: `(channel, height, width*batch)`. XLA:CPU
-turns each fusion into loops over the output's axes, and LLVM unrolls a minor axis of 16
-or 32 completely before it looks for vectors, so a batch of 16 as an axis of its own runs
-in scalar code, several times slower. A row is long, and a shift by one pixel is a
+turns each fusion into loops over the output's axes, and LLVM unrolls a minor axis of
+16 or 32 completely before it looks for vectors, so a batch of 16 as an axis of its own
+runs in scalar code, several times slower. A row is long, and a shift by one pixel is a
 contiguous slice of it.
 """
 
@@ -11,6 +11,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,9 +20,10 @@ from jaxtyping import Array, Float
 from ._dispatch import by_platform, unit
 
 
-Kernels = Float[Array, "channel in_channel 3 3"]
-Rows = Float[Array, "channel height row"]
-PaddedRows = Float[Array, "in_channel height_2 row_2"]
+Kernels: TypeAlias = Float[Array, "channel in_channel 3 3"]
+Rows: TypeAlias = Float[Array, "channel height row"]
+PaddedRows: TypeAlias = Float[Array, "in_channel height_2 row_2"]
+PaddedBar: TypeAlias = Float[Array, "channel height_2 row_2"]
 
 
 # 3 x 9 numbers, one register each, of the 32 that AVX-512 has.
@@ -29,7 +31,7 @@ _CHANNELS_PER_PASS = 3
 
 
 def tree_sum(terms: Sequence[Array]) -> Array:
-    """Adds arrays pairwise: short dependency chains, and less rounding than in order."""
+    """Adds arrays pairwise: short chains of dependence, and less rounding."""
     level = list(terms)
     while len(level) > 1:
         odd = level[-1:] if len(level) % 2 else []
@@ -40,14 +42,8 @@ def tree_sum(terms: Sequence[Array]) -> Array:
 def pad_rows(
     x: Float[Array, "channel height row"], batch: int
 ) -> Float[Array, "channel height_2 row_2"]:
-    """Adds a pixel of zeros on all four sides.
-
-    Written into zeros: `jnp.pad` asks at every pixel whether it is inside, and what is
-    fused with it then runs in scalar code.
-    """
-    channels, height, row = x.shape
-    zeros = jnp.zeros((channels, height + 2, row + 2 * batch), x.dtype)
-    return lax.dynamic_update_slice(zeros, x, (0, 1, batch))
+    """Adds a pixel of zeros on all four sides."""
+    return jnp.pad(x, ((0, 0), (1, 1), (batch, batch)))
 
 
 @unit("batch")
@@ -129,7 +125,7 @@ def transposed(weight: Kernels) -> Float[Array, "in_channel channel 3 3"]:
 
 
 @unit("batch")
-def weight_cotangent(z_bar: PaddedRows, padded: PaddedRows, *, batch: int) -> Kernels:
+def weight_cotangent(z_bar: PaddedBar, padded: PaddedRows, *, batch: int) -> Kernels:
     """Gradient of `convolve` with respect to its kernels.
 
     Args:
@@ -146,13 +142,13 @@ def weight_cotangent(z_bar: PaddedRows, padded: PaddedRows, *, batch: int) -> Ke
 
 
 def weight_cotangent_product(
-    z_bar: PaddedRows, padded: PaddedRows, *, batch: int
+    z_bar: PaddedBar, padded: PaddedRows, *, batch: int
 ) -> Kernels:
     """`weight_cotangent` as one matrix product.
 
     Three column shifts of the cotangent against three row shifts of the input give all
-    nine shifts from 3 + 3 copies (nine products, or an im2col with its nine copies, take
-    twice as long). A shift along the flattened rows drives only zeros around a corner.
+    nine shifts from 3 + 3 copies (three products, or an im2col with its nine copies,
+    take twice as long). What a shift moves from one row to the next is padding: zeros.
     """
     channels, height, row = z_bar.shape
     height = height - 2
@@ -171,7 +167,7 @@ def weight_cotangent_product(
 
 
 def weight_cotangent_general(
-    z_bar: PaddedRows, padded: PaddedRows, *, batch: int
+    z_bar: PaddedBar, padded: PaddedRows, *, batch: int
 ) -> Kernels:
     """`weight_cotangent` as a convolution whose kernels are the cotangent."""
     return lax.conv_general_dilated(

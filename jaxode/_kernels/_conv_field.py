@@ -1,6 +1,5 @@
 """The vector field GN(conv3x3(activation(GN(y))) + bias) on a batch-last state."""
 
-from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -12,9 +11,10 @@ from ._checks import check_groups
 from ._conv import convolve, pad_rows, PaddedRows, transposed, weight_cotangent
 from ._dispatch import unit
 from ._group_norm import (
+    cotangent_map,
     cotangent_sums,
     input_cotangent,
-    Moments,
+    linear_map,
     moments,
     normalise,
     parameter_cotangents,
@@ -67,30 +67,27 @@ def conv_field(
     return _field(rows, params, y.shape[3], groups, activation).reshape(y.shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _field(y: Rows, params: Params, batch: int, groups: int, activation: str) -> Rows:
+def _value(y: Rows, params: Params, batch: int, groups: int, activation: str) -> Rows:
     return _forward(y, params, batch, groups, activation)[0]
 
 
 def _forward(y: Rows, params: Params, batch: int, groups: int, activation: str):
-    out, kept = _outputs(
-        y, *params, batch=batch, groups=groups, activation=activation
-    )
+    out, kept = _outputs(y, *params, batch=batch, groups=groups, activation=activation)
     return out, (y, params, *kept)
 
 
 @unit("batch", "groups", "activation")
 def _outputs(y, weight, bias, scale, offset, *, batch, groups, activation):
     """The field, and what its gradient needs besides the arguments."""
-    activate, _ = activation_pair(activation)
     first = moments(y, batch=batch, groups=groups)
-    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
+    lines = linear_map(first, scale, offset)
+    x = _padded_input(y, lines, batch=batch, activation=activation)
     z = convolve(x, weight, batch=batch)
     if groups != y.shape[0]:
         # With one channel in each group the second mean takes out any bias exactly.
         z = z + bias[:, None, None]
     second = moments(z, batch=batch, groups=groups)
-    return normalise(z, second, scale, offset), (z, first, second)
+    return normalise(z, linear_map(second, scale, offset)), (z, first, second)
 
 
 def _backward(batch: int, groups: int, activation: str, kept, out_bar: Rows):
@@ -128,57 +125,50 @@ def _cotangents(
 
     Written in functions that JAX can differentiate again.
     """
-    settings = {"batch": batch, "groups": groups}
-    sums = cotangent_sums(out_bar, z, second, batch=batch)
-    z_bar = _padded_cotangent(out_bar, z, second, sums, scale, **settings)
+    settings = {"batch": batch, "groups": groups, "height": y.shape[1]}
+    sums_2 = cotangent_sums(out_bar, z, second, batch=batch)
+    lines = cotangent_map(second, sums_2, scale, **settings)
+    z_bar = _padded_cotangent(out_bar, z, lines, batch=batch)
     if groups == y.shape[0]:
         bias_bar = jnp.zeros_like(bias)  # exact: see `_outputs`
     else:
         bias_bar = jnp.sum(z_bar, axis=(1, 2))
+    lines = linear_map(first, scale, offset)
     # Cheaper than to keep it, or to read it back where a solve keeps every step.
-    x = _padded_input(y, first, scale, offset, batch=batch, activation=activation)
+    x = _padded_input(y, lines, batch=batch, activation=activation)
     weight_bar = weight_cotangent(z_bar, x, batch=batch)
     x_bar = convolve(z_bar, transposed(weight), batch=batch)
-    u_bar = _through_activation(x_bar, y, first, scale, offset, activation=activation)
+    u_bar = _through_activation(x_bar, y, lines, activation=activation)
     sums_1 = cotangent_sums(u_bar, y, first, batch=batch)
-    y_bar = input_cotangent(u_bar, y, first, sums_1, scale, **settings)
-    scale_bar, offset_bar = parameter_cotangents(sums, sums_1, batch=batch)
+    y_bar = input_cotangent(u_bar, y, cotangent_map(first, sums_1, scale, **settings))
+    scale_bar, offset_bar = parameter_cotangents(sums_1, sums_2, batch=batch)
     return y_bar, (weight_bar, bias_bar, scale_bar, offset_bar)
 
 
 @unit("batch", "activation")
 def _padded_input(
-    y: Rows,
-    known: Moments,
-    scale: PerChannel,
-    offset: PerChannel,
-    *,
-    batch: int,
-    activation: str,
+    y: Rows, lines: Float[Array, "2 channel row"], *, batch: int, activation: str
 ) -> PaddedRows:
     """What the convolution reads."""
     activate, _ = activation_pair(activation)
-    return pad_rows(activate(normalise(y, known, scale, offset)), batch)
+    return pad_rows(activate(normalise(y, lines)), batch)
 
 
-@unit("batch", "groups")
-def _padded_cotangent(*arrays, batch: int, groups: int) -> PaddedRows:
+@unit("batch")
+def _padded_cotangent(
+    out_bar: Rows, z: Rows, lines: Float[Array, "3 channel row"], *, batch: int
+) -> PaddedRows:
     """What the transposed convolution reads."""
-    return pad_rows(input_cotangent(*arrays, batch=batch, groups=groups), batch)
+    return pad_rows(input_cotangent(out_bar, z, lines), batch)
 
 
 @unit("activation")
 def _through_activation(
-    x_bar: Rows,
-    y: Rows,
-    known: Moments,
-    scale: PerChannel,
-    offset: PerChannel,
-    *,
-    activation: str,
+    x_bar: Rows, y: Rows, lines: Float[Array, "2 channel row"], *, activation: str
 ) -> Rows:
     _, slope = activation_pair(activation)
-    return x_bar * slope(normalise(y, known, scale, offset))
+    return x_bar * slope(normalise(y, lines))
 
 
+_field = jax.custom_vjp(_value, nondiff_argnums=(2, 3, 4))
 _field.defvjp(_forward, _backward)

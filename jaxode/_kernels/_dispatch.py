@@ -3,9 +3,9 @@
 Two decisions, at two times:
 
 - The layout of a state is a matter of array shapes, so it is fixed while tracing, when
-  the platform is not known. `prefers_batch_last` asks `jax.default_backend()`, where the
-  program will run unless the caller says otherwise. Guessing wrong costs speed only: every
-  form is right on every platform.
+  the platform is not known. `prefers_batch_last` asks `jax.default_backend()`, where
+  the program will run unless the caller says otherwise. A wrong guess costs speed only:
+  every form is right on every platform.
 - Within a batch-last computation, `by_platform` and `unit` choose while lowering, by
   `jax.lax.platform_dependent`, for the platform that is then known.
 """

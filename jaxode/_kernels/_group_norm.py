@@ -1,13 +1,14 @@
 """Group normalisation of batch-last rows `(channel, height, width*batch)`.
 
-All that a normalisation needs is a few numbers for each channel and image; with them, it
-and its gradient are `factor * x + constant` at every pixel. The numbers are kept as lines,
-`(channel, width*batch)`, repeated for each column, so that those sums read whole vectors.
+All that a normalisation needs is a few numbers for each channel and image; with them,
+it and its gradient are `factor * x + constant` at every pixel. The numbers are kept as
+lines, `(channel, width*batch)`, repeated for each column: vectors, like what they meet.
 """
 
 import functools
 import operator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -18,9 +19,9 @@ from ._dispatch import unit
 from ._plain import EPS
 
 
-Rows = Float[Array, "channel height row"]
-Line = Float[Array, "channel row"]
-PerChannel = Float[Array, " channel"]
+Rows: TypeAlias = Float[Array, "channel height row"]
+Line: TypeAlias = Float[Array, "channel row"]
+PerChannel: TypeAlias = Float[Array, " channel"]
 
 
 class Moments(NamedTuple):
@@ -39,10 +40,10 @@ class Moments(NamedTuple):
 def moments(x: Rows, *, batch: int, groups: int) -> Moments:
     """Mean and variance in one pass over `x`.
 
-    The variance is the mean of squares minus the square of the mean, of `x` minus one of
-    its own pixels c. (mean - c)^2 is one of the N terms whose mean is the variance, so
-    it is at most N times the variance: no offset of `x`, however large, costs more than
-    a factor N of rounding.
+    The variance is the mean of squares minus the square of the mean, of `x` minus one
+    of its own pixels c. (mean - c)^2 is one of the N terms whose mean is the variance,
+    so it is at most N times the variance: no offset of `x`, however large, costs more
+    than a factor N of rounding.
     """
     centre = _centre(x, batch=batch, groups=groups)
     sums = _column_sums(_line_sums(x, centre), batch=batch)
@@ -52,10 +53,22 @@ def moments(x: Rows, *, batch: int, groups: int) -> Moments:
     return Moments(mean + centre, lax.rsqrt(jnp.maximum(variance, 0) + EPS))
 
 
-def normalise(x: Rows, known: Moments, scale: PerChannel, offset: PerChannel) -> Rows:
-    """Normalises, scales and shifts."""
+@unit()
+def linear_map(
+    known: Moments, scale: PerChannel, offset: PerChannel
+) -> Float[Array, "2 channel row"]:
+    """Factor and constant of the normalisation.
+
+    A unit, because XLA:CPU does not vectorise what is fused with padding unless it is
+    as simple as `factor * x + constant`.
+    """
     factor = known.rstd * scale[:, None]
-    return (x - known.mean[:, None]) * factor[:, None] + offset[:, None, None]
+    return jnp.stack([factor, offset[:, None] - known.mean * factor])
+
+
+def normalise(x: Rows, lines: Float[Array, "2 channel row"]) -> Rows:
+    """Normalises, scales and shifts, given `linear_map`."""
+    return x * lines[0][:, None] + lines[1][:, None]
 
 
 @unit("batch")
@@ -66,28 +79,34 @@ def cotangent_sums(
     return _column_sums(_line_products(out_bar, x, known), batch=batch)
 
 
-def input_cotangent(
-    out_bar: Rows,
-    x: Rows,
+@unit("batch", "groups", "height")
+def cotangent_map(
     known: Moments,
     sums: Float[Array, "2 channel row"],
     scale: PerChannel,
     *,
     batch: int,
     groups: int,
-) -> Rows:
-    """Cotangent of `x` in `normalise(x, moments(x), scale, offset)`.
+    height: int,
+) -> Float[Array, "3 channel row"]:
+    """Factors of `out_bar` and `x` in the cotangent of `x`, and the constant.
 
-    With n the normalised input and b the cotangent times scale, it is
+    With n the normalised input and b the cotangent times scale, that cotangent is
     rstd * (b - mean(b) - n * mean(b * n)), means over the group.
     """
-    pixels = x.shape[1] * (x.shape[2] // batch)
+    pixels = height * (known.mean.shape[1] // batch)
     mean_b = _mean_over_group(sums[0] * (scale / pixels)[:, None], groups)
     mean_bn = _mean_over_group(sums[1] * (scale / pixels)[:, None], groups)
-    along = (mean_bn * known.rstd)[:, None]
-    b = out_bar * scale[:, None, None]
-    inner = b - mean_b[:, None] - (x - known.mean[:, None]) * along
-    return inner * known.rstd[:, None]
+    slope = -mean_bn * known.rstd * known.rstd
+    constant = -mean_b * known.rstd - slope * known.mean
+    return jnp.stack([known.rstd * scale[:, None], slope, constant])
+
+
+def input_cotangent(
+    out_bar: Rows, x: Rows, lines: Float[Array, "3 channel row"]
+) -> Rows:
+    """Cotangent of `x` in `normalise`, moments included, given `cotangent_map`."""
+    return out_bar * lines[0][:, None] + x * lines[1][:, None] + lines[2][:, None]
 
 
 def parameter_cotangents(
@@ -114,28 +133,54 @@ def _centre(x: Rows, *, batch: int, groups: int) -> Line:
 @unit()
 def _line_sums(x: Rows, centre: Line) -> Float[Array, "2 channel row"]:
     """Sums of `x - centre` and of its square over the height."""
-    lines = [x[:, h] - centre for h in range(x.shape[1])]
-    return jnp.stack([tree_sum(lines), tree_sum([jnp.square(line) for line in lines])])
+    total = _over_height(lambda h: x[:, h] - centre, x.shape[1])
+    squares = _over_height(lambda h: jnp.square(x[:, h] - centre), x.shape[1])
+    return jnp.stack([total, squares])
 
 
 @unit()
 def _line_products(
     out_bar: Rows, x: Rows, known: Moments
 ) -> Float[Array, "2 channel row"]:
-    """Sums of `out_bar`, and of its product with the normalised `x`, over the height."""
-    lines = [out_bar[:, h] for h in range(x.shape[1])]
-    products = [line * (x[:, h] - known.mean) for h, line in enumerate(lines)]
-    return jnp.stack([tree_sum(lines), tree_sum(products) * known.rstd])
+    """Sums over the height: `out_bar`, and its product with the normalised `x`."""
+    total = _over_height(lambda h: out_bar[:, h], x.shape[1])
+    products = _over_height(
+        lambda h: out_bar[:, h] * (x[:, h] - known.mean), x.shape[1]
+    )
+    return jnp.stack([total, products * known.rstd])
 
 
-@unit("batch")
+def _over_height(line: Callable[[int], Line], height: int) -> Line:
+    """line(0) + ... + line(height - 1), additions written out unless there are many.
+
+    XLA:CPU sums over an outer axis one number at a time; written out, the same
+    additions run over whole vectors.
+    """
+    lines = [line(h) for h in range(height)]
+    return tree_sum(lines) if height <= 64 else jnp.sum(jnp.stack(lines), axis=0)
+
+
 def _column_sums(
     lines: Float[Array, "2 channel row"], *, batch: int
 ) -> Float[Array, "2 channel row"]:
     """Sums over the columns, repeated in each of them."""
-    row = lines.shape[2]
-    total = tree_sum([lines[..., w : w + batch] for w in range(0, row, batch)])
-    return jnp.tile(total, (1, 1, row // batch))
+    # Two units: fused into one, the sum would be formed anew for each column.
+    width = lines.shape[2] // batch
+    return _repeat(_sum_columns(lines, batch=batch), width=width)
+
+
+@unit("batch")
+def _sum_columns(
+    lines: Float[Array, "2 channel row"], *, batch: int
+) -> Float[Array, "2 channel batch"]:
+    return jnp.sum(lines.reshape(*lines.shape[:2], -1, batch), axis=2)
+
+
+@unit("width")
+def _repeat(
+    values: Float[Array, "2 channel batch"], *, width: int
+) -> Float[Array, "2 channel row"]:
+    return jnp.tile(values, (1, 1, width))
 
 
 def _mean_over_group(values: Line, groups: int) -> Line:

@@ -3,6 +3,8 @@
 They are also what runs for wide fields, and on accelerators, where `lax.conv` is fast.
 """
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,9 +16,9 @@ from ._checks import check_groups
 
 EPS = 1e-5
 
-Images = Float[Array, "batch 28 28 1"]
-State = Float[Array, "batch channel height width"]
-PerChannel = Float[Array, " channel"]
+Images: TypeAlias = Float[Array, "batch 28 28 1"]
+State: TypeAlias = Float[Array, "batch channel height width"]
+PerChannel: TypeAlias = Float[Array, " channel"]
 
 
 def group_norm_plain(
@@ -42,7 +44,7 @@ def conv_plain(
 ) -> Float[Array, "batch channel out_height out_width"]:
     """3x3 convolution, at full precision on every platform.
 
-    Rounding to 10 bits, some accelerators' default, would drown a step's error estimate.
+    Rounding to 10 bits, the default of some, would drown a step's error estimate.
     """
     out = lax.conv_general_dilated(
         x,

@@ -1,6 +1,6 @@
 """Stem and head of the classifier on a batch-last state."""
 
-from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,30 @@ from jaxtyping import Array, Float
 from ._checks import check_groups
 from ._conv import convolve, pad_rows, transposed, weight_cotangent
 from ._group_norm import (
+    cotangent_map,
     cotangent_sums,
     input_cotangent,
+    linear_map,
     moments,
     normalise,
     parameter_cotangents,
 )
 
 
+PerChannel: TypeAlias = Float[Array, " channel"]
+Rows: TypeAlias = Float[Array, "channel height row"]
+# Weight, bias, scale, offset.
+Params: TypeAlias = tuple[
+    Float[Array, "channel 1 3 3"], PerChannel, PerChannel, PerChannel
+]
+
+
 def stem(
     images: Float[Array, "batch 28 28 1"],
     weight: Float[Array, "channel 1 3 3"],
-    bias: Float[Array, " channel"],
-    scale: Float[Array, " channel"],
-    offset: Float[Array, " channel"],
+    bias: PerChannel,
+    scale: PerChannel,
+    offset: PerChannel,
     *,
     groups: int,
 ) -> Float[Array, "channel 26 26 batch"]:
@@ -50,27 +60,28 @@ def stem(
     return out.reshape(-1, height - 2, width - 2, batch)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _stem(rows, params, batch, groups):
+def _value(rows: Rows, params: Params, batch: int, groups: int) -> Rows:
     return _forward(rows, params, batch, groups)[0]
 
 
-def _forward(rows, params, batch, groups):
+def _forward(rows: Rows, params: Params, batch: int, groups: int):
     weight, bias, scale, offset = params
     z = convolve(rows, weight, batch=batch)
     if groups != weight.shape[0]:
         z = z + bias[:, None, None]  # else the mean takes it out again
     known = moments(z, batch=batch, groups=groups)
-    return jax.nn.relu(normalise(z, known, scale, offset)), (rows, params, z, known)
+    out = jax.nn.relu(normalise(z, linear_map(known, scale, offset)))
+    return out, (rows, params, z, known)
 
 
-def _backward(batch, groups, kept, out_bar):
+def _backward(batch: int, groups: int, kept, out_bar: Rows):
     rows, (weight, bias, scale, offset), z, known = kept
-    u_bar = jnp.where(normalise(z, known, scale, offset) > 0, out_bar, 0)
+    lines = linear_map(known, scale, offset)
+    u_bar = jnp.where(normalise(z, lines) > 0, out_bar, 0)
     sums = cotangent_sums(u_bar, z, known, batch=batch)
-    z_bar = pad_rows(
-        input_cotangent(u_bar, z, known, sums, scale, batch=batch, groups=groups), batch
-    )
+    settings = {"batch": batch, "groups": groups, "height": z.shape[1]}
+    lines = cotangent_map(known, sums, scale, **settings)
+    z_bar = pad_rows(input_cotangent(u_bar, z, lines), batch)
     one_each = groups == weight.shape[0]
     bias_bar = jnp.zeros_like(bias) if one_each else jnp.sum(z_bar, axis=(1, 2))
     weight_bar = weight_cotangent(z_bar, rows, batch=batch)
@@ -79,6 +90,7 @@ def _backward(batch, groups, kept, out_bar):
     return rows_bar, (weight_bar, bias_bar, *parameter_cotangents(sums, batch=batch))
 
 
+_stem = jax.custom_vjp(_value, nondiff_argnums=(2, 3))
 _stem.defvjp(_forward, _backward)
 
 
@@ -89,8 +101,8 @@ def pool_linear(
 ) -> Float[Array, "batch out"]:
     """The head of `pool_linear_plain` on a batch-last state, as one matrix product.
 
-    The weight of a block of 2x2 pixels goes to each of its pixels, a quarter each: the
-    weights are few, and pooling a batch-last state would walk through it in short steps.
+    The weight of a block of 2x2 pixels goes to its pixels, a quarter to each: weights
+    are few, and pooling a batch-last state would walk through it in short steps.
 
     Args:
         y: State; a last odd row or column is left out.

@@ -1,0 +1,227 @@
+"""Bad input: each message says what was passed, what is needed and what to type."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import unchecked_types
+
+import jaxode
+
+
+decay = lambda t, y, args: jax.tree.map(jnp.negative, y)
+ONES = np.ones(2, np.float32)
+TS = np.array([0.0, 1.0], np.float32)
+EULER = diffrax.Euler()
+PID = diffrax.PIDController(rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(autouse=True)
+def _unchecked() -> Iterator[None]:
+    with unchecked_types():
+        yield
+
+
+def odeint(field: Any = decay, y0: Any = ONES, ts: Any = TS, **settings: Any) -> Any:
+    return jaxode.odeint(field, y0, ts, **settings)
+
+
+BAD_TIMES = {
+    "too_short": ([0.0], ValueError, r"shape \(1,\); pass at least two times"),
+    "scalar": (1.0, ValueError, r"shape \(\); pass at least two times"),
+    "matrix": (np.ones((2, 2)), ValueError, r"shape \(2, 2\)"),
+    "not_in_order": ([0.0, 2.0, 1.0], ValueError, r"not in order: \[0. 2. 1.\]; sort"),
+    "equal_neighbours": ([0.0, 1.0, 1.0], ValueError, r"equal neighbours: \[0. 1. 1."),
+    "equal_once_rounded": ([1.0, 1 + 1e-9], ValueError, "once .in float32, the prec"),
+    "integers": ([0, 1], TypeError, r"dtype int32; times must be floating.*0.0, 1.0"),
+    "nan": ([0.0, np.nan, 1.0], ValueError, r"ts holds a NaN: \[ 0. nan  1.\]"),
+}
+
+
+@pytest.mark.parametrize(("ts", "error", "match"), BAD_TIMES.values(), ids=BAD_TIMES)
+def test_bad_times_are_refused(ts, error, match):
+    with pytest.raises(error, match=match):
+        odeint(ts=ts)
+
+
+@jax.jit
+def last_state(ts, dt0):
+    return odeint(ts=ts, solver=EULER, rtol=None, dt0=dt0).ys[-1]
+
+
+@pytest.mark.parametrize("ts", [[0.0, 2, 1], [0.0, 1, 1], [0.0, np.nan, 1]])
+def test_bad_times_are_refused_when_traced(ts):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="strictly increasing or st"):
+        jax.block_until_ready(last_state(jnp.array(ts), 0.1))
+
+
+@pytest.mark.parametrize("dt0", [-0.1, 0.0, np.nan])
+def test_bad_dt0_is_refused_when_traced(dt0):
+    ts = jnp.array([0.0, 0.5, 1])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="dt0 must be finite, not zer"):
+        jax.block_until_ready(last_state(ts, dt0))
+
+
+def test_bad_times_are_refused_when_differentiated():
+    loss = lambda ts: odeint(ts=ts).ys.sum()
+    with pytest.raises(RuntimeError, match="strictly increasing or strictly decreas"):
+        jax.grad(loss)(jnp.array([0.0, 1.0, 1.0]))
+
+
+BAD_STATES = {
+    "integers": (np.ones(2, np.int32), TypeError, r"y0 has dtype int32.*y0.astype"),
+    "leaf": ({"a": ONES, "b": 1}, TypeError, r"y0\['b'\] has dtype int32"),
+    "booleans": (np.ones(2, bool), TypeError, "y0 has dtype bool"),
+    "half": (np.ones(2, np.float16), TypeError, "float16, too coarse .*float32"),
+    "empty": ({}, ValueError, "y0 has no leaves; pass an array"),
+}
+
+
+@pytest.mark.parametrize(("y0", "error", "match"), BAD_STATES.values(), ids=BAD_STATES)
+def test_bad_states_are_refused(y0, error, match):
+    with pytest.raises(error, match=match):
+        odeint(y0=y0)
+
+
+def test_mixed_precisions_are_refused(x64):
+    match = r"mixes precisions: y0\[0\] in float32, y0\[1\] in float64; pass all"
+    with pytest.raises(TypeError, match=match):
+        odeint(y0=(ONES, np.ones(2)))
+
+
+BAD_FIELDS = {
+    "shape": (lambda t, y, a: y[:1], ValueError, r"f32\[1\], but y0 is f32\[2\]"),
+    "dtype": (lambda t, y, a: y.astype(int), ValueError, r"i32\[2\], but y0 is f32"),
+    "structure": (lambda t, y, a: (y, y), ValueError, r"\(f32\[2\], f32\[2\]\), but"),
+    "broadcast": (lambda t, y, a: 0.0, ValueError, r"f32\[\], but y0 is f32\[2\]"),
+    "not_callable": (3.0, TypeError, "callable as field.t, y, args.; got 3.0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "error", "match"), BAD_FIELDS.values(), ids=BAD_FIELDS
+)
+def test_bad_fields_are_refused(field, error, match):
+    with pytest.raises(error, match=match):
+        odeint(field)
+
+
+BAD_SETTINGS = {
+    "rtol": (dict(rtol=0.0), ValueError, "rtol must be positive; got 0.0"),
+    "atol": (dict(atol=-1e-6), ValueError, "atol must be positive; got -1e-06"),
+    "nan": (dict(rtol=np.nan), ValueError, "rtol must be positive; got nan"),
+    "no_atol": (dict(atol=None), ValueError, "pass atol=... with rtol"),
+    "sign": (dict(dt0=-0.1), ValueError, r"dt0=-0.1 points away.*; pass dt0=0.1"),
+    "zero": (dict(dt0=0.0), ValueError, "dt0 must be finite and not zero; got 0.0"),
+    "vector": (dict(dt0=ONES), ValueError, r"dt0 must be one number; .*\(2,\)"),
+    "no_steps": (dict(rtol=None), ValueError, "fixed steps, and dt0=None does not say"),
+    "euler": (dict(solver=EULER), ValueError, "Euler has no error estimate.*rtol=None"),
+    "rk4": (dict(solver=jaxode.RK4()), ValueError, "RK4 has no error estimate"),
+    "solver": (dict(solver="rk4"), TypeError, "such as diffrax.Dopri5.*; got 'rk4'"),
+    "controller": (
+        dict(controller=diffrax.ConstantStepSize()),
+        TypeError,
+        "controller must be an adaptive one.*got ConstantStepSize.*rtol=None and dt0",
+    ),
+    "max_steps": (dict(max_steps=0), ValueError, "positive integer; got 0"),
+    "adjoint": (
+        dict(adjoint="bakcsolve"),
+        ValueError,
+        "Unknown adjoint 'bakcsolve'; choose one of 'backsolve', 'checkpoint', 'dire",
+    ),
+    "no_adjoint": (dict(adjoint=True), TypeError, "a jaxode.Backsolve or.*got True"),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"), BAD_SETTINGS.values(), ids=BAD_SETTINGS
+)
+def test_bad_settings_are_refused(settings, error, match):
+    with pytest.raises(error, match=match):
+        odeint(**settings)
+
+
+def test_dt0_must_be_negative_for_decreasing_times():
+    with pytest.raises(ValueError, match="runs from 1.0 to 0.0; pass dt0=-0.1"):
+        odeint(ts=TS[::-1], dt0=0.1)
+
+
+def test_backsolve_refuses_tolerances_beside_a_controller():
+    with pytest.raises(ValueError, match="set these on the controller: Backsolve"):
+        jaxode.Backsolve(controller=PID, rtol=0.1)
+
+
+BAD_BACKSOLVE = {
+    "tolerance_of_fixed_steps": (
+        jaxode.Backsolve(rtol=0.1),
+        dict(solver=EULER, rtol=None, dt0=0.1),
+        "steps that no diffrax.PIDController chooses; pass an adaptive solver",
+    ),
+    "no_error_estimate": (
+        jaxode.Backsolve(solver=EULER),
+        {},
+        "Backsolve got Euler, which has no error estimate.*pass dt0=",
+    ),
+    "controller_for_euler": (
+        jaxode.Backsolve(solver=EULER, controller=PID, dt0=0.1),
+        {},
+        "pass dt0=... and no controller",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "settings", "match"), BAD_BACKSOLVE.values(), ids=BAD_BACKSOLVE
+)
+def test_bad_backsolve_settings_are_refused(adjoint, settings, match):
+    with pytest.raises(ValueError, match=match):
+        odeint(adjoint=adjoint, **settings)
+
+
+def test_statistics_of_diffrax_own_backsolve_are_refused():
+    probe = jaxode.BackwardStats.probe()
+    with pytest.raises(ValueError, match="pass adjoint='backsolve' or jaxode.Backs"):
+        odeint(adjoint=diffrax.BacksolveAdjoint(), probe=probe)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_backsolve_refuses_a_gradient_of_a_captured_array(jit):
+    def loss(rate):
+        return odeint(lambda t, y, args: -rate * y, adjoint="backsolve").ys.sum()
+
+    with pytest.raises(ValueError, match="closes over an array.*through `args`, or"):
+        jit(jax.grad(loss))(jnp.array(2.0))
+
+
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+def test_captured_array_that_is_not_differentiated_is_a_constant(adjoint):
+    @jax.jit
+    def gradient(y0, rate):
+        field = lambda t, y, args: -rate * y
+        loss = lambda y0: odeint(field, y0, adjoint=adjoint, rtol=1e-5).ys[-1].sum()
+        return jax.grad(loss)(y0)
+
+    np.testing.assert_allclose(
+        gradient(jnp.ones(2), jnp.array(2.0)),
+        np.exp(-2) * np.ones(2),
+        rtol=1e-4,  # observed 2e-5
+    )
+
+
+def test_checkpoint_differentiates_a_captured_array():
+    def loss(rate):
+        return odeint(lambda t, y, args: -rate * y, rtol=1e-5).ys[-1].sum()
+
+    gradient = jax.jit(jax.grad(loss))(jnp.array(2.0))
+    np.testing.assert_allclose(gradient, -2 * np.exp(-2), rtol=1e-4)  # observed 6e-6
+
+
+def test_lists_and_numbers_are_taken_for_arrays():
+    sol = odeint(y0=1.0, ts=[0.0, 1.0])
+    assert sol.ys.shape == sol.ts.shape == (2,)
+    assert eqx.tree_equal(sol.ys, odeint(y0=jnp.array(1.0)).ys)

@@ -1,0 +1,196 @@
+"""Solvers: straight-line steps against Diffrax's own, and the two methods it lacks."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import quick_jit, relative_error, slope, unchecked_types, weighted_sum
+from problems import PROBLEMS
+
+import jaxode
+from jaxode._tableaus import _explicit, CLASSICAL, third_order_weights
+
+
+SOLVERS = [
+    diffrax.Heun(),
+    diffrax.Midpoint(),
+    diffrax.Ralston(),
+    diffrax.Bosh3(),
+    diffrax.Tsit5(),
+    diffrax.Dopri5(),
+    diffrax.Dopri8(),
+]
+ADJOINTS = [
+    diffrax.RecursiveCheckpointAdjoint(),
+    diffrax.DirectAdjoint(),
+    diffrax.BacksolveAdjoint(),
+]
+PID = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+name = lambda x: type(x).__name__
+
+# Changes as the field passes through zero, so some steps are rejected.
+FORCED = PROBLEMS["forced"]
+
+
+def solve(
+    solver: diffrax.AbstractSolver,
+    arguments: tuple,
+    controller: Any = PID,
+    **settings: Any,
+) -> diffrax.Solution:
+    """Plain Diffrax, from a first step that is too long."""
+    field, y0, ts, args = arguments
+    dt0 = 0.6 * jnp.sign(ts[-1] - ts[0])
+    settings = dict(dt0=dt0, stepsize_controller=controller, max_steps=256) | settings
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(field), solver, ts[0], ts[-1], y0=y0, args=args, **settings
+    )
+
+
+def both(solver: Any, run: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """`run(solver, arguments)` with the solver written out, and as it is."""
+    arguments = FORCED.arrays(jnp.float64, reverse)
+    ours = quick_jit(lambda x: run(jaxode.StraightLine(solver), x))(arguments)
+    return ours, quick_jit(lambda x: run(solver, x))(arguments)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_straight_line_takes_the_steps_of_its_solver(x64, solver):
+    # Tight enough that the first step is rejected.
+    tolerance = 1e-4 if solver.tableau.num_stages < 5 else 1e-10
+    pid = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+
+    def run(solver, arguments):
+        solution = solve(solver, arguments, pid, saveat=diffrax.SaveAt(dense=True))
+        between = [0.25, 0.7, 1.15]
+        return solution.stats["num_rejected_steps"], [
+            solution.evaluate(t) for t in between
+        ]
+
+    (rejected, ours), (expected_rejected, expected) = both(solver, run)
+    assert rejected == expected_rejected > 0
+    # Observed at most 4e-16.
+    assert relative_error(ours, expected) < 1e-14
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=name)
+def test_straight_line_has_the_gradients_of_its_solver(x64, adjoint):
+    def run(solver, arguments):
+        field, y0, ts, args = arguments
+
+        def loss(differentiated):
+            field, y0, args = differentiated
+            solution = solve(solver, (field, y0, ts, args), adjoint=adjoint)
+            return weighted_sum(solution.ys)
+
+        return jax.grad(loss)((field, y0, args))
+
+    ours, expected = both(diffrax.Tsit5(), run, reverse=True)
+    # Observed at most 2e-14, under backsolve.
+    assert relative_error(ours, expected) < 1e-12
+
+
+def test_straight_line_has_the_tangents_of_its_solver(x64):
+    def run(solver, arguments):
+        field, y0, ts, args = arguments
+        at = lambda y0: (
+            solve(solver, (field, y0, ts, args), adjoint=diffrax.ForwardMode()).ys
+        )
+        return jax.jvp(at, (y0,), (jnp.ones_like(y0),))
+
+    ours, expected = both(diffrax.Tsit5(), run)
+    # Observed 2e-16.
+    assert relative_error(ours, expected) < 1e-14
+
+
+CONTROLLERS = {
+    # A jump invalidates the first stage kept from the step before.
+    "jumps": dict(
+        controller=diffrax.ClipStepSizeController(PID, jump_ts=[0.4, 0.8], step_ts=[1])
+    ),
+    "constant": dict(
+        controller=diffrax.ConstantStepSize(), saveat=diffrax.SaveAt(steps=True)
+    ),
+    "event": dict(event=diffrax.Event(lambda t, y, args, **kwargs: y[0] - 0.65)),
+}
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("setting", CONTROLLERS)
+def test_straight_line_equals_its_solver_with(x64, setting, reverse):
+    def run(solver, arguments):
+        if setting == "jumps":
+            field, *rest = arguments
+            sign = lambda t: jnp.where(t < 0.4, 1.0, jnp.where(t < 0.8, -1.0, 2.0))
+            arguments = (lambda t, y, args: sign(t) * field(t, y, args), *rest)
+        solution = solve(solver, arguments, **CONTROLLERS[setting])
+        return solution.ts, solution.ys, solution.stats["num_steps"]
+
+    (ts, ys, steps), (expected_ts, expected_ys, expected_steps) = both(
+        diffrax.Dopri5(), run, reverse
+    )
+    assert steps == expected_steps
+    finite = np.isfinite(expected_ts)
+    # Observed at most 5e-16.
+    assert relative_error(ts[finite], expected_ts[finite]) < 1e-14
+    assert relative_error(ys[finite], expected_ys[finite]) < 1e-14
+
+
+def test_straight_line_refuses_an_implicit_solver():
+    message = "got Kvaerno3, which is not an explicit Runge-Kutta .* diffrax.Dopri5"
+    with unchecked_types(), pytest.raises(ValueError, match=message):
+        jaxode.StraightLine(diffrax.Kvaerno3())  # pyright: ignore[reportArgumentType]
+
+
+LENGTHS = [0.1, 0.05, 0.025, 0.0125]
+
+
+@pytest.mark.parametrize("solver", [jaxode.RK4(), jaxode.RK38()], ids=name)
+def test_classical_method_is_of_order_four(x64, solver):
+    field, y0, ts, args = arguments = FORCED.arrays(jnp.float64)
+
+    @quick_jit
+    def run(dt0):
+        sol = jaxode.odeint(field, y0, ts, args, solver=solver, rtol=None, dt0=dt0)
+        return sol.ys
+
+    exact = FORCED.exact(*arguments)
+    errors = [relative_error(run(length), exact) for length in LENGTHS]
+    # Observed 4.05 and 4.07.
+    assert abs(slope(LENGTHS, errors) - 4) < 0.15
+
+
+@pytest.mark.parametrize("solver", [jaxode.RK4(), jaxode.RK38()], ids=name)
+def test_dense_output_is_of_the_order_of_the_steps(x64, solver):
+    field, y0, _, args = FORCED.arrays(jnp.float64)
+    # None of these is at the end of a step of any of the lengths.
+    ts = 0.2 + jnp.array([0.0, 0.137, 0.411, 0.883, 1.0])
+
+    @quick_jit
+    def run(dt0):
+        return solve(
+            solver,
+            (field, y0, ts, args),
+            diffrax.ConstantStepSize(),
+            dt0=dt0,
+            saveat=diffrax.SaveAt(ts=ts[1:-1]),
+        ).ys
+
+    exact = FORCED.exact(field, y0, ts, args)[1:-1]
+    errors = [relative_error(run(length), exact) for length in LENGTHS]
+    # An extension of order three has a local error of order four: observed 3.9.
+    assert abs(slope(LENGTHS, errors) - 4) < 0.3
+
+
+def test_third_order_weights_of_the_classical_method_are_those_in_print():
+    # Hairer, Norsett & Wanner, II.6, eq. 6.2.
+    expected = [[1, -3 / 2, 2 / 3], [0, 1, -2 / 3], [0, 1, -2 / 3], [0, -1 / 2, 2 / 3]]
+    assert np.allclose(third_order_weights(CLASSICAL), expected, rtol=0, atol=1e-15)
+
+
+def test_tableau_with_a_wrong_digit_fails():
+    with pytest.raises(ValueError, match="order condition"):
+        _explicit([[1 / 2], [0, 1 / 2], [0, 0, 1]], [1 / 6, 1 / 3, 1 / 6, 1 / 3])

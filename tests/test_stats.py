@@ -1,0 +1,181 @@
+"""Counts of field calls and steps, against a field that counts for itself."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import Counting, Counts, quick_jit, weighted_sum
+from problems import PROBLEMS
+
+import jaxode
+
+
+FORCED = PROBLEMS["forced"]
+FIXED = dict(rtol=None, dt0=0.25)
+# Too long a first step for the tolerance: it is rejected.
+REJECTED = dict(rtol=1e-5, atol=1e-5, dt0=1.0)
+HAIRER = dict(rtol=1e-5, atol=1e-5)
+JUMPS = dict(
+    controller=diffrax.ClipStepSizeController(
+        diffrax.PIDController(rtol=1e-4, atol=1e-4), jump_ts=[0.4, 0.8]
+    ),
+    dt0=0.2,
+)
+AS_IT_IS = dict(straight_line=False)
+HALF = diffrax.HalfSolver
+
+FORWARD = {
+    "euler": (diffrax.Euler(), FIXED),
+    "rk4": (jaxode.RK4(), FIXED),
+    "rk38": (jaxode.RK38(), FIXED),
+    "leapfrog": (diffrax.LeapfrogMidpoint(), FIXED),
+    "tsit5_fixed": (diffrax.Tsit5(), FIXED),
+    "heun": (diffrax.Heun(), REJECTED),
+    "bosh3": (diffrax.Bosh3(), REJECTED),
+    "tsit5": (diffrax.Tsit5(), REJECTED),
+    "dopri5": (diffrax.Dopri5(), REJECTED),
+    "dopri8": (diffrax.Dopri8(), REJECTED | dict(rtol=1e-9, atol=1e-9)),
+    "reversible_heun": (diffrax.ReversibleHeun(), REJECTED),
+    "half_euler": (HALF(diffrax.Euler()), REJECTED | dict(rtol=1e-3, atol=1e-3)),
+    "half_bosh3": (HALF(diffrax.Bosh3()), REJECTED),
+    "heun_as_it_is": (diffrax.Heun(), REJECTED | AS_IT_IS),
+    "dopri5_as_it_is": (diffrax.Dopri5(), REJECTED | AS_IT_IS),
+    "heun_by_hairer": (diffrax.Heun(), HAIRER),
+    "dopri5_by_hairer": (diffrax.Dopri5(), HAIRER),
+    "dopri5_as_it_is_by_hairer": (diffrax.Dopri5(), HAIRER | AS_IT_IS),
+    "dopri5_jumps": (diffrax.Dopri5(), JUMPS),
+    "dopri5_as_it_is_jumps": (diffrax.Dopri5(), JUMPS | AS_IT_IS),
+    "half_dopri5_jumps": (HALF(diffrax.Dopri5()), JUMPS),
+}
+
+
+def counting(dtype: Any = jnp.float32) -> tuple[Counts, Counting, Any, Any, Any]:
+    counts = Counts()
+    field, y0, ts, args = FORCED.arrays(dtype)
+    return counts, Counting(field, counts), y0, ts, args
+
+
+@pytest.mark.parametrize("case", FORWARD)
+def test_nfe_is_what_the_field_counts(x64, case):
+    solver, settings = FORWARD[case]
+    counts, field, y0, ts, args = counting(jnp.float64)
+    sol = jaxode.odeint(field, y0, ts, args, solver=solver, throw=False, **settings)
+    assert sol.stats.success and sol.stats.num_steps >= 4
+    # A first step of 1 is rejected.
+    assert sol.stats.num_rejected_steps > 0 or settings.get("dt0") != 1
+    assert counts.read() == (sol.stats.nfe, 0)
+
+
+ADJOINTS = {
+    "backsolve": "backsolve",
+    "checkpoint": "checkpoint",
+    "direct": "direct",
+    "stock": diffrax.BacksolveAdjoint(),
+    "forward": diffrax.ForwardMode(),
+}
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
+def test_nfe_does_not_depend_on_the_adjoint(adjoint):
+    counts, field, y0, ts, args = counting()
+    sol = jaxode.odeint(field, y0, ts, args, adjoint=adjoint, max_steps=64, **HAIRER)
+    assert counts.read() == (sol.stats.nfe, 0)
+
+
+@pytest.mark.parametrize("solver", [diffrax.Kvaerno3(), diffrax.ImplicitEuler()])
+def test_nfe_of_an_implicit_solver_is_none(solver):
+    field, y0, ts, args = FORCED.arrays(jnp.float32)
+    stats = jaxode.odeint(field, y0, ts, args, solver=solver, rtol=1e-2).stats
+    assert stats.nfe is None
+    assert stats.num_steps == stats.num_accepted_steps + stats.num_rejected_steps > 0
+
+
+BACKWARD = {
+    "backsolve": ("backsolve", {}),
+    "backsolve_by_hairer": (jaxode.Backsolve(solver=diffrax.Tsit5(), dt0=0.01), {}),
+    "checkpoint": ("checkpoint", {}),
+    "two_checkpoints": (diffrax.RecursiveCheckpointAdjoint(checkpoints=2), {}),
+    "checkpoint_rk4": ("checkpoint", FIXED | dict(solver=jaxode.RK4())),
+    "checkpoint_as_it_is": ("checkpoint", AS_IT_IS),
+    "direct": ("direct", {}),
+}
+
+
+def gradient_with_counts(
+    adjoint: Any, settings: dict[str, Any], repeat: int = 1
+) -> Any:
+    """Forward stats, backward stats, and the field's own counts, of one gradient."""
+    counts, field, y0, ts, args = counting()
+
+    def solve(y0, _):
+        sol = jaxode.odeint(
+            field, y0, ts, args, adjoint=adjoint, max_steps=64, **(REJECTED | settings)
+        )
+        return sol.ys[-1], sol
+
+    def loss(y0):
+        _, solutions = jax.lax.scan(solve, y0, length=repeat)
+        return weighted_sum(solutions.ys), solutions.stats
+
+    compute = quick_jit(jaxode.value_and_grad_with_stats(loss))
+    (_, forward), _, backward = compute(y0)
+    return forward, backward, counts.read()
+
+
+@pytest.mark.parametrize("case", BACKWARD)
+def test_backward_nfe_is_what_the_field_counts(case):
+    forward, backward, (calls, vjps) = gradient_with_counts(*BACKWARD[case])
+    assert backward.nfe == vjps > 0
+    # The read-out times are not differentiated, so nothing calls the field but solves.
+    print(calls, forward.nfe)
+    assert calls >= forward.nfe.sum() + (vjps if "backsolve" in case else 0)
+
+
+def test_calls_that_recompute_steps_are_not_counted():
+    adjoint = diffrax.RecursiveCheckpointAdjoint
+    runs = [gradient_with_counts(adjoint(checkpoints=n), {}) for n in (2, 64)]
+    (few_forward, few, (few_calls, _)), (_, many, (many_calls, _)) = runs
+    assert few_forward.num_steps[0] > 4  # observed 10
+    assert few.nfe == many.nfe
+    print(few_forward.num_steps,few_calls,many_calls)
+    assert few_calls > many_calls  # observed 208 and 122
+
+
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
+def test_counts_are_summed_over_solves(adjoint):
+    forward, backward, (calls, vjps) = gradient_with_counts(adjoint, {}, repeat=3)
+    assert backward.nfe == vjps
+    assert backward.num_solves == 3
+    print(calls, forward.nfe)
+    assert calls >= forward.nfe.sum() > forward.nfe[0]
+
+
+def test_steps_of_the_backward_pass_are_those_that_are_differentiated():
+    forward, backward, _ = gradient_with_counts("checkpoint", {})
+    assert int(backward.num_steps) == forward.num_steps[0]
+    assert int(backward.num_rejected_steps) == forward.num_rejected_steps[0] > 0
+    assert backward.num_failures == backward.reconstruction_error == 0
+
+
+def test_each_sample_has_its_own_counts(x64):
+    rates = jnp.array([0.5, 4.0, 30.0])
+    field = lambda t, y, rate: jnp.cos(rate * t) * y
+    ts = jnp.array([0.0, 2.0])
+    solve = lambda rate: jaxode.odeint(field, jnp.ones(1), ts, rate, rtol=1e-5)
+    together = quick_jit(jax.vmap(lambda rate: solve(rate).stats))(rates)
+    alone = [quick_jit(lambda rate: solve(rate).stats)(rate) for rate in rates]
+    assert together.nfe.tolist() == [int(stats.nfe) for stats in alone]
+    assert together.num_steps.tolist() == [int(stats.num_steps) for stats in alone]
+    assert len(set(together.nfe.tolist())) == 3
+
+
+def test_last_step_is_the_length_of_the_last_accepted_one():
+    field = lambda t, y, args: -y
+    ts = jnp.array([0.0, 1.0])
+    sol = jaxode.odeint(field, jnp.ones(1), ts, rtol=0.1, atol=0.1, dt0=0.125)
+    # One step of the given length, and ten times as much takes it to the end.
+    assert sol.stats.num_steps == 2
+    np.testing.assert_allclose(sol.stats.last_step, 0.875, rtol=1e-6)  # equal
