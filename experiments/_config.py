@@ -41,7 +41,7 @@ class Config:
     """Folder with the four original files of the data set; only read."""
     epochs: int = 8
     """Passes over the training set."""
-    batch_size: int = 50
+    batch_size: int = 64
     """Images per training step, which are solved as one ODE."""
     lr: float = 0.05
     """Peak learning rate, per step."""
@@ -49,6 +49,8 @@ class Config:
     """Momentum of SGD, from 0 to below 1."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
+    clip_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to this one; 0 for no limit."""
     weight_decay: float = 0.0
     """L2 decay of every parameter, added to its gradient."""
     warmup_epochs: float = 0.5
@@ -90,7 +92,7 @@ class Config:
     quiet: bool = False
     """Print notices and the result only."""
     plain: bool = False
-    """Print no progress bar, as where the output is no terminal."""
+    """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class EvaluateConfig:
     """Precision on GPU and TPU."""
     quiet: bool = False
     """Print notices and the result only."""
-    plain: bool = False
-    """Print without colours, as where the output is no terminal."""
+    plain: bool | None = None
+    """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
 
 
 PRESETS = {
@@ -132,6 +134,7 @@ PRESETS = {
         lr=1e-3,
         momentum=0.9,
         nesterov=False,
+        clip_norm=0.0,
         warmup_epochs=0.0,
         decay_epochs=0.0,
         shift=0,
@@ -139,5 +142,5 @@ PRESETS = {
 }
 """Complete settings; what is given on the command line replaces single ones."""
 
-NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet", "plain")
+NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet")
 """Settings that do not decide the numbers, so that a resumed run may change them."""

@@ -41,7 +41,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
     config = _merge(stored, asked)
     check(config)
-    reporter = Reporter(asked.quiet, asked.plain)
+    reporter = Reporter(asked.quiet)
     reporter.info(f"device      {describe_devices()}")
     dataset = jaxode.load_mnist(
         content["dataset"], data_dir=config.data_dir, on_notice=reporter.notice

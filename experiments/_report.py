@@ -19,11 +19,11 @@ _PLAIN_EVERY_S = 30.0
 class Reporter:
     """Prints to standard output."""
 
-    def __init__(self, quiet: bool, plain: bool):
+    def __init__(self, quiet: bool):
         self.quiet = quiet
         # soft_wrap: a line stays one line, for whoever reads it with another program.
         self.console = Console(markup=False, highlight=False, soft_wrap=True)
-        self.is_live = self.console.is_terminal and not (plain or quiet)
+        self.is_live = self.console.is_terminal and not quiet
 
     def info(self, line: str) -> None:
         """A line that --quiet leaves out."""

@@ -19,7 +19,7 @@ from _config import Config, NOT_COMPARED
 
 
 _PACKAGES = ("jax", "jaxlib", "jaxode", "equinox", "diffrax", "optax", "numpy")
-_NOT_STORED = ("out", "resume", "quiet", "plain")
+_NOT_STORED = ("out", "resume", "quiet")
 
 
 class RunFolder:

@@ -156,6 +156,7 @@ def build_model(config: Config) -> jaxode.ODENet:
         atol=None if config.fixed_steps else config.atol,
         dt0=config.dt0,
         max_steps=config.max_steps,
+        plain=config.plain,
     )
 
 
@@ -183,7 +184,9 @@ def build_optimiser(
     config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """SGD with momentum, after the schedule of the settings."""
+    limit = config.clip_norm
     return optax.chain(
+        optax.clip_by_global_norm(limit) if limit else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(
             learning_rate(config, steps_per_epoch),

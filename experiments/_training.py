@@ -47,7 +47,7 @@ def train(config: Config) -> dict[str, Any]:
         jaxode.CheckpointError: if the run to resume cannot be read.
     """
     check(config)
-    reporter = Reporter(config.quiet, config.plain)
+    reporter = Reporter(config.quiet)
     history: list[dict[str, Any]] = []
     dataset_name = config.dataset
     if config.resume is None:

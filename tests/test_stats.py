@@ -130,7 +130,6 @@ def test_backward_nfe_is_what_the_field_counts(case):
     forward, backward, (calls, vjps) = gradient_with_counts(*BACKWARD[case])
     assert backward.nfe == vjps > 0
     # The read-out times are not differentiated, so nothing calls the field but solves.
-    print(calls, forward.nfe)
     assert calls >= forward.nfe.sum() + (vjps if "backsolve" in case else 0)
 
 
@@ -138,10 +137,9 @@ def test_calls_that_recompute_steps_are_not_counted():
     adjoint = diffrax.RecursiveCheckpointAdjoint
     runs = [gradient_with_counts(adjoint(checkpoints=n), {}) for n in (2, 64)]
     (few_forward, few, (few_calls, _)), (_, many, (many_calls, _)) = runs
-    assert few_forward.num_steps[0] > 4  # observed 10
+    assert few_forward.num_steps[0] > 4  # observed 7
     assert few.nfe == many.nfe
-    print(few_forward.num_steps,few_calls,many_calls)
-    assert few_calls > many_calls  # observed 208 and 122
+    assert few_calls > many_calls  # observed 133 and 85
 
 
 @pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
@@ -149,7 +147,6 @@ def test_counts_are_summed_over_solves(adjoint):
     forward, backward, (calls, vjps) = gradient_with_counts(adjoint, {}, repeat=3)
     assert backward.nfe == vjps
     assert backward.num_solves == 3
-    print(calls, forward.nfe)
     assert calls >= forward.nfe.sum() > forward.nfe[0]
 
 

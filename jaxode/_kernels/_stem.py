@@ -22,6 +22,7 @@ from ._group_norm import (
 
 PerChannel: TypeAlias = Float[Array, " channel"]
 Rows: TypeAlias = Float[Array, "channel height row"]
+ImageRows: TypeAlias = Float[Array, "1 in_height in_row"]
 # Weight, bias, scale, offset.
 Params: TypeAlias = tuple[
     Float[Array, "channel 1 3 3"], PerChannel, PerChannel, PerChannel
@@ -60,11 +61,11 @@ def stem(
     return out.reshape(-1, height - 2, width - 2, batch)
 
 
-def _value(rows: Rows, params: Params, batch: int, groups: int) -> Rows:
+def _value(rows: ImageRows, params: Params, batch: int, groups: int) -> Rows:
     return _forward(rows, params, batch, groups)[0]
 
 
-def _forward(rows: Rows, params: Params, batch: int, groups: int):
+def _forward(rows: ImageRows, params: Params, batch: int, groups: int):
     weight, bias, scale, offset = params
     z = convolve(rows, weight, batch=batch)
     if groups != weight.shape[0]:
