@@ -61,15 +61,21 @@ class Reporter:
     def _bar(self) -> Progress:
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TextColumn("{task.fields[speed]}", markup=False),
             TextColumn("{task.fields[loss]}", markup=False),
             TimeRemainingColumn(),
             TextColumn("left", markup=False),
         )
-        # The line of the epoch takes the bar's place.
-        return Progress(*columns, console=self.console, transient=True)
+        # Transient: the line of the epoch takes the bar's place.
+        return Progress(
+            *columns,
+            console=self.console,
+            transient=True,
+            expand=True,
+            refresh_per_second=4,
+        )
 
     def _plain_progress(self, title: str, num_images: int) -> Show:
         last = time.perf_counter()

@@ -12,6 +12,7 @@ import pytest
 
 from jaxode._adjoint import Backsolve
 from jaxode._batches import epoch_order
+from jaxode._gradient import value_and_grad_with_stats
 from jaxode._objective import Metrics
 from jaxode._solve import odeint
 from jaxode._stats import SolveStats
@@ -167,6 +168,25 @@ def test_step_with_failed_backward_solve_is_skipped():
     images, labels = make_data(8)
     start = TrainState.create(Decay(jnp.eye(10)), SGD)
     state, metrics = train_step(start, images, labels, optimiser=SGD)
+    assert same_bits(state.model, start.model)
+    assert (int(metrics.skipped_steps), int(metrics.failed_solves)) == (1, 1)
+
+
+def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
+    monkeypatch,
+):
+    def failing(loss_fn, **options):
+        def call(params):
+            out, grads, stats = value_and_grad_with_stats(loss_fn, **options)(params)
+            return out, grads, dataclasses.replace(stats, num_failures=jnp.asarray(1.0))
+
+        return call
+
+    monkeypatch.setattr("jaxode._train.value_and_grad_with_stats", failing)
+    # An optimiser of its own, so that the step is traced here.
+    optimiser = optax.sgd(0.25)
+    start = make_state(optimiser)
+    state, metrics = train_step(start, *make_data(8), optimiser=optimiser)
     assert same_bits(state.model, start.model)
     assert (int(metrics.skipped_steps), int(metrics.failed_solves)) == (1, 1)
 
