@@ -121,7 +121,7 @@ class EvaluateConfig:
     """Precision on GPU and TPU."""
     quiet: bool = False
     """Print notices and the result only."""
-    plain: bool | None = None
+    plain: bool = False
     """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
 
 

@@ -71,6 +71,7 @@ def _merge(stored: Config, asked: EvaluateConfig) -> Config:
     wants_tolerance = asked.rtol is not None or asked.atol is not None
     was_fixed = stored.fixed_steps and not wants_tolerance
     given["fixed_steps"] = asked.fixed_steps or was_fixed
+    given["plain"] = asked.plain or stored.plain
     return dataclasses.replace(stored, **given)
 
 

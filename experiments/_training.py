@@ -100,6 +100,12 @@ def _prepare(
         f"on, {len(scored_split.labels):,} {scored_name} images"
     )
     sharding = batch_sharding(config, len(scored_split.labels))
+    used = 1 if sharding is None else sharding.mesh.size
+    if used < jax.device_count():
+        reporter.info(
+            f"devices     {used} of {jax.device_count()} used: both batch sizes must "
+            "be divisible by their number"
+        )
     train_set = Images(*place(tuple(train_split), sharding))
     steps_per_epoch = -(-len(train_set) // config.batch_size)
     optimiser = build_optimiser(config, steps_per_epoch)

@@ -20,14 +20,16 @@ class EqualSteps(diffrax.AbstractStepSizeController):
 
     Attributes:
         longest: Bound on the step length, > 0, in units of time.
-        ts: Read-out times in the direction of the solve, first and last included.
+        ts: Read-out times, first and last included.
     """
 
     longest: ArrayLike
     ts: Float[Array, " time"]
 
     def wrap(self, direction: Any) -> "EqualSteps":
-        return EqualSteps(self.longest, self.ts * direction)
+        # Diffrax's own backsolve hands the forward solve's controller to a solve that
+        # runs the other way.
+        return EqualSteps(self.longest, jnp.sort(self.ts * direction))
 
     def _next(self, t: Any) -> Float[Array, ""]:
         i = jnp.clip(jnp.searchsorted(self.ts, t, side="right"), 1, len(self.ts) - 1)

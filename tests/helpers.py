@@ -28,7 +28,6 @@ def relative_error(actual: PyTree, expected: PyTree) -> float:
         scale = np.max(np.abs(e))
         assert scale > 0
         worst = max(worst, float(np.max(np.abs(np.asarray(a) - np.asarray(e))) / scale))
-    print("OBSERVED", worst)
     return worst
 
 
@@ -65,9 +64,9 @@ def _quick() -> dict[str, Any]:
     return options
 
 
-def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit`, compiling fast rather than for speed."""
-    return jax.jit(function, compiler_options=_quick())
+    return jax.jit(function, compiler_options=_quick(), **options)
 
 
 def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
@@ -90,7 +89,6 @@ def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
 def slope(x: Any, y: Any) -> float:
     """Exponent `p` of the power law `y ~ x**p`, by least squares."""
     p = float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
-    print("SLOPE", p)
     return p
 
 

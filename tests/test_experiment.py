@@ -217,6 +217,8 @@ def test_evaluation_keeps_what_is_not_asked_for():
     assert (adaptive.atol, adaptive.channels) == (0.1, 2)
     fixed = parse(EvaluateConfig, ["run", "--fixed-steps", "--dt0", "0.1"], "evaluate")
     assert _merge(Config(), fixed).fixed_steps
+    plain = dataclasses.replace(stored, plain=True)
+    assert _merge(plain, EvaluateConfig(Path("run"))).plain
 
 
 def test_one_device_is_not_sharded():

@@ -139,7 +139,6 @@ def test_one_pass_variance_survives_an_offset(centre):
     with jax.enable_x64(True):
         double = [jnp.asarray(np.asarray(a), "float64") for a in single]
         truth = value_and_cotangents(kernels.conv_field_plain, *double)
-    print(error(ours, truth), error(twins, truth))
     assert error(ours, truth) < 3 * error(twins, truth)
 
 

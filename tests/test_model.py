@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
-from jaxode import ODENet, ResNet
+from jaxode import ConvField, ODENet, ResNet
 from jaxode._layers import prepare_images
 
 
@@ -149,6 +149,16 @@ def test_plain_and_fast_model_agree_in_double_precision(x64, getkey):
     assert relative_error([fast[0]], [plain[0]]) < 1e-12
     # Observed 4e-14.
     assert relative_error(fast[1], plain[1]) < 1e-12
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_plain_is_plain_everywhere(getkey, plain):
+    # Results are equal to rounding, so only the settings show it.
+    net = ODENet(2, key=getkey(), plain=plain)
+    assert isinstance(net.block.field, ConvField)
+    parts = (net.stem.plain, net.block.field.plain, net.head.plain)
+    assert parts == (plain, plain, plain)
+    assert net.block.straight_line is not plain
 
 
 def test_wide_model_agrees_with_its_plain_twin(getkey):

@@ -282,6 +282,7 @@ def test_network_with_another_field_has_no_counterpart(getkey):
         to_torch(other)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_stored_arrays_are_what_torch_computes(tmp_path, fields, networks):
     pytest.importorskip("torch")
@@ -290,6 +291,6 @@ def test_stored_arrays_are_what_torch_computes(tmp_path, fields, networks):
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
     for name, stored in (("fields", fields), ("networks", networks)):
         with np.load(tmp_path / f"{name}.npz") as file:
-            # Another release, or another number of threads, rounds differently, and
-            # may choose other steps. Observed TODO
+            # Another release may round differently, and then choose other steps.
+            # Observed 0.
             assert_close(dict(file), stored, 1e-8)

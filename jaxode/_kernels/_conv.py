@@ -28,6 +28,7 @@ PaddedBar: TypeAlias = Float[Array, "channel height_2 row_2"]
 
 # 3 x 9 numbers, one register each, of the 32 that AVX-512 has.
 _CHANNELS_PER_PASS = 3
+_PASSES_WRITTEN_OUT = 3
 
 
 def tree_sum(terms: Sequence[Array]) -> Array:
@@ -65,34 +66,47 @@ def convolve(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
 def convolve_written_out(padded: PaddedRows, weight: Kernels, *, batch: int) -> Rows:
     """`convolve` as shifted multiply-adds, in passes of a few input channels each.
 
-    With all input channels in one pass the 9 numbers for each no longer fit in the
+    With more input channels in a pass the 9 numbers for each no longer fit in the
     processor's registers, and every product would read its number from memory again.
+    Many passes are a loop, so that the compiled program does not grow with the width.
     """
-    total = None
-    for first in range(0, padded.shape[0], _CHANNELS_PER_PASS):
-        so_far = () if total is None else (total,)
-        total = _one_pass(padded, weight, *so_far, first=first, batch=batch)
-    assert total is not None
-    return total
+    channels, size = padded.shape[0], _CHANNELS_PER_PASS
+    whole, rest = divmod(channels, size)
+    head = rest or size
+    total = _one_pass(padded, weight, first=0, count=head, batch=batch)
+    if whole <= _PASSES_WRITTEN_OUT:
+        for first in range(head, channels, size):
+            total = _one_pass(
+                padded, weight, total, first=first, count=size, batch=batch
+            )
+        return total
+
+    def add_pass(k: Array, total: Rows) -> Rows:
+        start = head + k * size
+        part = lax.dynamic_slice_in_dim(padded, start, size)
+        kernels = lax.dynamic_slice_in_dim(weight, start, size, axis=1)
+        return _one_pass(part, kernels, total, first=0, count=size, batch=batch)
+
+    return lax.fori_loop(0, (channels - head) // size, add_pass, total)
 
 
-@unit("first", "batch")
+@unit("first", "count", "batch")
 def _one_pass(
     padded: PaddedRows,
     weight: Kernels,
     total: Rows | None = None,
     *,
     first: int,
+    count: int,
     batch: int,
 ) -> Rows:
-    """Adds to `total` what the input channels from `first` on contribute.
+    """Adds to `total` what `count` input channels from `first` on contribute.
 
     One sum for each input channel, then the sums: a single running sum would wait four
     cycles for each product.
     """
     height = padded.shape[1] - 2
     row = padded.shape[2] - 2 * batch
-    last = min(first + _CHANNELS_PER_PASS, padded.shape[0])
 
     def from_channel(i: int) -> Array:
         terms = []
@@ -102,7 +116,7 @@ def _one_pass(
             terms.append(weight[:, i, dy, dx][:, None, None] * shifted)
         return functools.reduce(operator.add, terms)
 
-    out = tree_sum([from_channel(i) for i in range(first, last)])
+    out = tree_sum([from_channel(i) for i in range(first, first + count)])
     return out if total is None else total + out
 
 

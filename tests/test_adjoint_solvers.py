@@ -1,0 +1,76 @@
+"""Every solver under every adjoint."""
+
+from typing import Any
+
+import diffrax
+import jax.numpy as jnp
+import pytest
+from helpers import relative_error, values_and_gradients
+from problems import PROBLEMS, STIFF
+
+import jaxode
+
+
+FORCED = PROBLEMS["forced"]
+# Solver, settings and what is observed: at most a half of the tolerance given.
+SOLVERS = {
+    "euler": (diffrax.Euler(), dict(rtol=None, dt0=-0.002), 1e-2),
+    "rk4": (jaxode.RK4(), dict(rtol=None, dt0=-0.02), 1e-7),
+    "rk38": (jaxode.RK38(), dict(rtol=None, dt0=-0.02), 1e-7),
+    "heun": (diffrax.Heun(), dict(rtol=1e-6, atol=1e-6), 1e-4),
+    "bosh3": (diffrax.Bosh3(), dict(rtol=1e-7, atol=1e-7), 1e-5),
+    "tsit5": (diffrax.Tsit5(), dict(rtol=1e-9, atol=1e-9), 1e-6),
+    "dopri8": (diffrax.Dopri8(), dict(rtol=1e-10, atol=1e-10), 1e-6),
+    "kvaerno3": (diffrax.Kvaerno3(), dict(rtol=1e-6, atol=1e-6), 1e-4),
+    "kvaerno5": (diffrax.Kvaerno5(), dict(rtol=1e-8, atol=1e-8), 1e-6),
+    "implicit_euler": (diffrax.ImplicitEuler(), dict(rtol=1e-4, atol=1e-4), 5e-2),
+}
+# The adjoints share their code for all explicit solvers: for each solver one of them is
+# tested always, and the others among the slow tests.
+USUAL = {
+    "euler": "backsolve",
+    "rk4": "backsolve",
+    "rk38": "checkpoint",
+    "heun": "direct",
+    "bosh3": "checkpoint",
+    "tsit5": "backsolve",
+    "dopri8": "checkpoint",
+    "kvaerno3": "checkpoint",
+    "kvaerno5": "backsolve",
+    "implicit_euler": "checkpoint",
+}
+CASES = [
+    pytest.param(
+        solver,
+        adjoint,
+        marks=() if USUAL[solver] == adjoint else pytest.mark.slow,
+        id=f"{solver}-{adjoint}",
+    )
+    for solver in SOLVERS
+    for adjoint in ("backsolve", "checkpoint", "direct")
+]
+
+
+def run(problem: Any, arguments: Any, **settings: Any) -> tuple[Any, Any]:
+    """Values and gradients by `odeint`, and by the closed form."""
+    solve = lambda *arguments: jaxode.odeint(*arguments, throw=False, **settings).ys
+    ours = values_and_gradients(solve)(*arguments)
+    return ours, values_and_gradients(problem.exact)(*arguments)
+
+
+@pytest.mark.parametrize(("solver", "adjoint"), CASES)
+def test_values_and_gradients_match_closed_form(x64, solver, adjoint):
+    method, settings, tolerance = SOLVERS[solver]
+    settings = settings | dict(solver=method, adjoint=adjoint, max_steps=1024)
+    ours, exact = run(FORCED, FORCED.arrays(jnp.float64, reverse=True), **settings)
+    assert relative_error(ours, exact) < tolerance
+
+
+@pytest.mark.parametrize("adjoint", ["checkpoint", "direct"])
+@pytest.mark.parametrize("solver", ["kvaerno3", "kvaerno5"])
+def test_stiff_problem_matches_closed_form(x64, solver, adjoint):
+    # Not under backsolve: run backwards, the fast decay is a fast growth.
+    settings = dict(rtol=1e-7, atol=1e-7, max_steps=256)
+    settings |= dict(solver=SOLVERS[solver][0], adjoint=adjoint)
+    ours, exact = run(STIFF, STIFF.arrays(jnp.float64), **settings)
+    assert relative_error(ours, exact) < 1e-4

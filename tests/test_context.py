@@ -1,0 +1,93 @@
+"""Settings that reach solves inside a function, and nothing beyond it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxode
+from jaxode._context import current_overrides, Overrides, overriding
+
+
+TS = jnp.array([0.0, 1.0])
+
+
+def solve(rate: jax.Array, **settings) -> jaxode.Solution:
+    """Decay from 1 over one unit of time."""
+    decay = lambda t, y, a: -a * y
+    return jaxode.odeint(decay, jnp.array(1.0), TS, rate, **settings)
+
+
+def loss(rate: jax.Array) -> jax.Array:
+    return solve(rate, rtol=1e-4).ys[-1]
+
+
+def test_settings_replace_those_of_the_caller():
+    rate = jnp.array(2.0)
+    with overriding(Overrides(dict(rtol=1e-6, atol=1e-6))):
+        inside = solve(rate, rtol=1e-1)
+    alone = solve(rate, rtol=1e-6, atol=1e-6)
+    assert inside.stats.num_steps == alone.stats.num_steps
+    assert inside.stats.num_steps > solve(rate, rtol=1e-1).stats.num_steps
+
+
+def test_settings_reach_a_function_that_was_compiled_before():
+    jitted = jax.jit(lambda rate: solve(rate, rtol=1e-1).stats.num_steps)
+    rate = jnp.array(2.0)
+    coarse = jitted(rate)
+    with overriding(Overrides(dict(rtol=1e-6, atol=1e-6))):
+        fine = jitted(rate)
+    assert fine > coarse == jitted(rate)
+
+
+def test_nothing_is_left_after_an_error():
+    with pytest.raises(ZeroDivisionError):
+        with overriding(Overrides(dict(rtol=1.0))):
+            raise ZeroDivisionError
+    assert current_overrides() == Overrides()
+
+
+def test_statistics_come_out_of_a_loss_that_was_compiled_before():
+    jitted = jax.jit(loss)
+    rate = jnp.array(2.0)
+    value = jitted(rate)
+    out, grad, stats = jaxode.value_and_grad_with_stats(jitted)(rate)
+    assert out == value
+    np.testing.assert_allclose(grad, -np.exp(-2.0), rtol=1e-3)  # observed 2e-5
+    assert stats.nfe > 0 and stats.num_solves == 1
+    # Nothing of the probe is left in the function.
+    assert jitted(rate) == value
+
+
+def test_statistics_come_out_of_a_compiled_gradient():
+    def step(rate):
+        return jaxode.value_and_grad_with_stats(loss)(rate)
+
+    eager, compiled = step(jnp.array(2.0)), jax.jit(step)(jnp.array(2.0))
+    assert eager[2].nfe == compiled[2].nfe > 0
+    assert eager[2].num_steps == compiled[2].num_steps > 0
+
+
+def test_statistics_add_up_over_a_scan():
+    def total(rate):
+        add = lambda sum_, scale: (sum_ + loss(rate * scale), None)
+        return jax.lax.scan(add, jnp.array(0.0), jnp.array([0.5, 1.0, 2.0]))[0]
+
+    with_stats = lambda f: jaxode.value_and_grad_with_stats(f)(jnp.array(2.0))[2]
+    once = [with_stats(lambda rate, s=s: loss(rate * s)) for s in (0.5, 1.0, 2.0)]
+    together = with_stats(total)
+    assert together.num_solves == 3
+    assert together.nfe == sum(stats.nfe for stats in once)
+
+
+def test_auxiliary_output_is_returned_beside_the_loss():
+    def with_aux(rate):
+        solution = solve(rate)
+        return solution.ys[-1], solution.stats.nfe
+
+    (value, nfe), grad, stats = jaxode.value_and_grad_with_stats(with_aux)(
+        jnp.array(1.0)
+    )
+    assert value == solve(jnp.array(1.0)).ys[-1]
+    assert nfe == solve(jnp.array(1.0)).stats.nfe
+    assert grad < 0 < stats.nfe

@@ -1,0 +1,73 @@
+"""Gradients with respect to the times: against other codes, and what they cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import Counting, Counts, quick_jit, relative_error, weighted_sum
+from jax.experimental.ode import odeint as jax_odeint
+from problems import PROBLEMS
+
+import jaxode
+
+
+FORCED = PROBLEMS["forced"]
+TIGHT = dict(rtol=1e-10, atol=1e-10)
+
+
+def loss(field, y0, ts, args, **settings):
+    return weighted_sum(jaxode.odeint(field, y0, ts, args, **settings).ys)
+
+
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+def test_all_gradients_equal_those_of_jax_experimental_ode(x64, adjoint):
+    field, y0, ts, args = FORCED.arrays(jnp.float64)
+
+    def theirs(field, y0, ts, args):
+        # Its tolerance is on an error of another norm, hence the margin.
+        right_hand_side = lambda y, t, field, args: field(t, y, args)
+        tight = dict(rtol=1e-12, atol=1e-12)
+        return weighted_sum(jax_odeint(right_hand_side, y0, ts, field, args, **tight))
+
+    ours = lambda *arguments: loss(*arguments, adjoint=adjoint, **TIGHT)
+    every = (0, 1, 2, 3)
+    actual = quick_jit(jax.grad(ours, argnums=every))(field, y0, ts, args)
+    expected = quick_jit(jax.grad(theirs, argnums=every))(field, y0, ts, args)
+    # The tolerance of the solves is 1e-10; a factor of a hundred for its conditioning.
+    assert relative_error(actual, expected) < 1e-8
+
+
+def test_gradients_of_the_times_equal_finite_differences(x64):
+    field, y0, ts, args = FORCED.arrays(jnp.float64)
+    run = quick_jit(lambda ts: loss(field, y0, ts, args, **TIGHT))
+    actual = quick_jit(jax.grad(lambda ts: loss(field, y0, ts, args, **TIGHT)))(ts)
+    step = 1e-5
+    moved = step * jnp.eye(len(ts))
+    expected = jnp.stack([(run(ts + d) - run(ts - d)) / (2 * step) for d in moved])
+    # Truncation is of the order of step**2 = 1e-10, rounding 1e-10 / step = 1e-5 of
+    # the solve's error, which is smooth in the times and so mostly cancels.
+    assert relative_error(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+def test_field_is_called_once_for_each_time_that_is_differentiated(adjoint):
+    counts = Counts()
+    field, y0, ts, args = FORCED.arrays(jnp.float32)
+    counting = Counting(field, counts)
+    run = lambda y0, ts: loss(counting, y0, ts, args, adjoint=adjoint)
+    by_state = quick_jit(jax.grad(run, argnums=0))
+    by_both = quick_jit(jax.grad(run, argnums=(0, 1)))
+    by_state(y0, ts)
+    without, _ = counts.read()
+    by_both(y0, ts)
+    with_times, _ = counts.read()
+    # At the initial time once for the start, and once at each of the others.
+    assert with_times - without == len(ts)
+
+
+def test_values_do_not_change_where_times_are_differentiated():
+    field, y0, ts, args = FORCED.arrays(jnp.float32)
+    run = lambda ts: jaxode.odeint(field, y0, ts, args).ys
+    plain = run(ts)
+    primal, _ = jax.vjp(run, ts)
+    np.testing.assert_array_equal(primal, plain)
