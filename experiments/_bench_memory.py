@@ -1,6 +1,7 @@
 """Temporary bytes of a compiled gradient, against the number of steps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import diffrax
 import jax
@@ -30,7 +31,7 @@ class Memory:
     state_bytes: int
 
 
-def _gradient(field, y0, adjoint: str, steps: int):
+def _gradient(field, y0, adjoint: Any, steps: int):
     def loss_fn(field):
         solution = jaxode.odeint(
             field,

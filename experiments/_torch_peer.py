@@ -10,9 +10,9 @@ import sys
 import time
 
 import numpy as np
-import torch
-import torchdiffeq
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+import torchdiffeq  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 
 class Field(nn.Module):

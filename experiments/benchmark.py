@@ -34,7 +34,7 @@ from _bench_contestants import (
 )
 from _bench_memory import temporary_bytes
 from _bench_report import print_table, Row, write_report
-from _start import versions
+from _run_folder import versions
 
 import jaxode
 

@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 
 def is_concrete(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def _shape(tree: PyTree) -> str:
@@ -87,7 +88,7 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
     ts = ts.astype(real)
     if is_concrete(ts):
         shown = np.array2string(np.asarray(ts), threshold=8)
-        steps = np.diff(np.asarray(ts))
+        steps: Any = np.diff(np.asarray(ts))
         if np.isnan(np.asarray(ts)).any():
             raise ValueError(f"ts holds a NaN: {shown}.")
         if (steps == 0).any():
@@ -210,7 +211,7 @@ def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any
     call = functools.partial(_call)
     jaxpr, out_dynamic, out_static = eqx.filter_make_jaxpr(call)(field, t, y0, args)
     check_output(eqx.combine(out_dynamic, out_static), y0)
-    captured = [c for c in jaxpr.consts if isinstance(c, jax.core.Tracer)]
+    captured = [c for c in jaxpr.consts if isinstance(c, Tracer)]
     if not captured:
         return field, []
     closed = eqx.filter_closure_convert(call, field, t, y0, args)

@@ -67,7 +67,7 @@ class _Wrapping(diffrax.AbstractAdaptiveStepSizeController):
         return self.controller.atol
 
     @property
-    def norm(self) -> Callable[[PyTree], Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def norm(self) -> Callable[[PyTree], Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.controller.norm
 
     def wrap(self, direction: Any) -> "_Wrapping":
@@ -94,8 +94,18 @@ class FirstStep(_Wrapping):
     """
 
     controller: diffrax.AbstractAdaptiveStepSizeController
-    length: ArrayLike | None = None
-    f0: PyTree = None
+    length: ArrayLike | None
+    f0: PyTree
+
+    def __init__(
+        self,
+        controller: diffrax.AbstractAdaptiveStepSizeController,
+        length: ArrayLike | None = None,
+        f0: PyTree = None,
+    ):
+        self.controller = controller
+        self.length = length
+        self.f0 = f0
 
     def init(
         self,
@@ -181,6 +191,9 @@ class Watched(_Wrapping):
     """
 
     controller: diffrax.AbstractAdaptiveStepSizeController
+
+    def __init__(self, controller: diffrax.AbstractAdaptiveStepSizeController):
+        self.controller = controller
 
     def init(
         self,

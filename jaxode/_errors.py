@@ -6,6 +6,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._integrate import Integral
@@ -76,7 +77,7 @@ def raise_if_failed(
         return np.ones(solves.shape, bool)
 
     code, t = jax.lax.stop_gradient((_code(solve), solve.t_reached))
-    if not isinstance(code, jax.core.Tracer):
+    if not isinstance(code, Tracer):
         check(code, t)
         return values
     fine = jax.lax.cond(

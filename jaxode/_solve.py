@@ -141,8 +141,8 @@ def odeint(
 def _method(
     solver: diffrax.AbstractSolver,
     controller: diffrax.AbstractAdaptiveStepSizeController | None,
-    rtol: ArrayLike | None,
-    atol: ArrayLike | None,
+    rtol: Any,
+    atol: Any,
     dt0: ArrayLike | None,
     max_steps: int | None,
 ) -> Method:

@@ -7,14 +7,20 @@ to Diffrax's own to rounding. The price is compile time in proportion to the sta
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, TypeGuard
+from typing import Any, ClassVar, TYPE_CHECKING, TypeAlias, TypeGuard
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
+
+
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
 
 from ._tableaus import CLASSICAL, third_order_weights, THREE_EIGHTHS
 
@@ -38,8 +44,8 @@ def _combine(y0: PyTree, weights: np.ndarray, stages: list[PyTree]) -> PyTree:
 def _explicit_step(
     tableau: diffrax.ButcherTableau,
     terms: Terms,
-    t0: ArrayLike,
-    t1: ArrayLike,
+    t0: Any,
+    t1: Any,
     y0: PyTree,
     args: PyTree,
     first: PyTree,
@@ -99,7 +105,7 @@ class StraightLine(diffrax.AbstractAdaptiveSolver):
             )
 
     @property
-    def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.solver.interpolation_cls
 
     @property
@@ -151,8 +157,8 @@ class StraightLine(diffrax.AbstractAdaptiveSolver):
 class _ContinuousExtension(diffrax.AbstractLocalInterpolation):
     """Dense output of order three from the four stages of a step."""
 
-    t0: ArrayLike
-    t1: ArrayLike
+    t0: Any
+    t1: Any
     y0: PyTree
     y1: PyTree
     k: PyTree[Array]
@@ -163,7 +169,7 @@ class _ContinuousExtension(diffrax.AbstractLocalInterpolation):
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         x = (t0 - self.t0) / jnp.where(self.t1 == self.t0, 1, self.t1 - self.t0)
-        b = [
+        b: list[Any] = [
             sum(w * x ** (power + 1) for power, w in enumerate(row))
             for row in self.weights
         ]
@@ -177,12 +183,12 @@ class _ContinuousExtension(diffrax.AbstractLocalInterpolation):
 class _FourStages(diffrax.AbstractSolver):
     """What the two classical methods share; `tableau` tells them apart."""
 
-    tableau: eqx.AbstractClassVar[diffrax.ButcherTableau]
+    tableau: AbstractClassVar[diffrax.ButcherTableau]
 
     term_structure: ClassVar = diffrax.AbstractTerm
 
     @property
-    def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weights = tuple(map(tuple, third_order_weights(self.tableau).tolist()))
         return eqx.Partial(_ContinuousExtension, weights=weights)
 

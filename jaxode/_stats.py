@@ -133,9 +133,10 @@ def forward_calls(
         # A step is tried once in full and once in halves, the second of them from a
         # place where the first stage is known.
         inner = solver.solver
-        if isinstance(inner, diffrax.AbstractERK) and inner.tableau.fsal:
+        tableau: Any = getattr(inner, "tableau", None)
+        if isinstance(inner, diffrax.AbstractERK) and tableau.fsal:
             twice = 2 * (1 + rejected_at_start + after_jump)
-            return twice + 3 * (inner.tableau.num_stages - 1) * num_steps
+            return twice + 3 * (tableau.num_stages - 1) * num_steps
         if isinstance(inner, diffrax.AbstractERK | diffrax.Euler | RK4 | RK38):
             none = jnp.zeros_like(num_steps)
             return forward_calls(inner, 3 * num_steps, none, none)
@@ -143,8 +144,9 @@ def forward_calls(
     if isinstance(solver, RK4 | RK38):
         return 4 * num_steps
     if isinstance(solver, StraightLine | diffrax.AbstractERK):
-        stages = solver.tableau.num_stages
-        if not solver.tableau.fsal:
+        tableau: Any = solver.tableau
+        stages = tableau.num_stages
+        if not tableau.fsal:
             return stages * num_steps
         fresh = 1 + after_jump
         if not isinstance(solver, StraightLine):

@@ -43,7 +43,7 @@ def weighted_sum(ys: PyTree) -> Array:
         y = jnp.real(y) + 2 * jnp.imag(y) if jnp.iscomplexobj(y) else y
         return jnp.sum(weights * jnp.reshape(y, -1))
 
-    return sum(leaf(y) for y in jax.tree.leaves(ys))
+    return jnp.asarray(sum(leaf(y) for y in jax.tree.leaves(ys)))
 
 
 @functools.cache

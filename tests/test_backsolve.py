@@ -147,7 +147,7 @@ def test_seminorm_saves_backward_steps(x64):
 def test_reconstruction_error_is_that_of_solving_back_from_each_end(x64):
     problem = FORCED.arrays(jnp.float64)
     field, _, ts, args = problem
-    settings = dict(solver=diffrax.Heun(), rtol=None, dt0=0.1)
+    settings: dict[str, Any] = dict(solver=diffrax.Heun(), rtol=None, dt0=0.1)
     sol, _, stats = gradient(problem, Backsolve(), **settings)
     errors = []
     for i in range(1, 4):

@@ -10,7 +10,7 @@ from helpers import quick_jit, relative_error
 from problems import PROBLEMS
 
 import jaxode
-from jaxode._controller import Watched
+from jaxode._controller import Watch, Watched
 
 
 RTOL, ATOL = 1e-4, 1e-5
@@ -162,8 +162,10 @@ def test_watched_records_what_happened(x64):
         saveat=diffrax.SaveAt(steps=True, controller_state=True),
         max_steps=64,
     )
+    assert solution.ts is not None
     taken = solution.ts[jnp.isfinite(solution.ts)]
     watch = solution.controller_state
+    assert isinstance(watch, Watch)
     # Observed equal.
     assert abs(float(watch.last_step - (taken[-1] - taken[-2]))) < 1e-15
     assert watch.rejected_at_start == solution.stats["num_rejected_steps"] == 1

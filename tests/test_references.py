@@ -128,7 +128,8 @@ def digits() -> tuple[Any, Any]:
     with jax.enable_x64(True):
         field = jaxode.ConvField(6, key=jax.random.key(0), activation="softplus")
         field = jax.tree.map(lambda x: x.astype(jnp.float64), field)
-        images = jnp.asarray(load_digits().images[:2]) / 16
+        source: Any = load_digits()
+        images = jnp.asarray(source.images[:2]) / 16
         mix = jax.random.normal(jax.random.key(1), (6,), jnp.float64)
         return field, mix[None, :, None, None] * images[:, None]
 
@@ -136,7 +137,8 @@ def digits() -> tuple[Any, Any]:
 def digits_loss(adjoint: str) -> Any:
     def loss(inputs):
         field, y0 = inputs
-        settings = dict(adjoint=adjoint, rtol=1e-8, atol=1e-8, max_steps=256)
+        settings: dict[str, Any] = dict(adjoint=adjoint, rtol=1e-8, atol=1e-8)
+        settings |= dict(max_steps=256)
         sol = jaxode.odeint(field, y0, [0.0, 1.0], throw=False, **settings)
         return weighted_sum(sol.ys)
 

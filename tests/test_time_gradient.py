@@ -1,5 +1,7 @@
 """Gradients with respect to the times: against other codes, and what they cost."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ import jaxode
 
 
 FORCED = PROBLEMS["forced"]
-TIGHT = dict(rtol=1e-10, atol=1e-10)
+TIGHT: dict[str, Any] = dict(rtol=1e-10, atol=1e-10)
 
 
 def loss(field, y0, ts, args, **settings):

@@ -14,7 +14,7 @@ import jaxode
 
 
 ADJOINTS = ["backsolve", "checkpoint", "direct"]
-TIGHT = dict(rtol=1e-9, atol=1e-9, max_steps=256, throw=False)
+TIGHT: dict[str, Any] = dict(rtol=1e-9, atol=1e-9, max_steps=256, throw=False)
 LOGISTIC = PROBLEMS["logistic"]
 
 
@@ -61,7 +61,7 @@ def test_solve_may_be_a_field_of_another(x64, outer, inner):
 
     def solve(_, y0, ts, rate):
         grow = lambda s, w, rate: rate * w
-        settings = TIGHT | dict(adjoint=inner, max_steps=32)
+        settings: dict[str, Any] = TIGHT | dict(adjoint=inner, max_steps=32)
 
         def field(t, y, rate):
             w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **settings).ys
