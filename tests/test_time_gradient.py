@@ -73,3 +73,15 @@ def test_values_do_not_change_where_times_are_differentiated():
     plain = run(ts)
     primal, _ = jax.vjp(run, ts)
     np.testing.assert_array_equal(primal, plain)
+
+
+def test_second_derivative_by_the_times_is_refused():
+    decay = lambda t, y, a: -a * y
+
+    def at(end):
+        ts = jnp.stack([jnp.zeros_like(end), end])
+        settings: dict[str, Any] = dict(adjoint="direct", max_steps=64, throw=False)
+        return jaxode.odeint(decay, jnp.array(1.0), ts, 0.7, **settings).ys[-1]
+
+    with pytest.raises(ValueError, match="differentiated twice.*make the times argum"):
+        jax.grad(jax.grad(at))(jnp.array(1.3))
