@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 
 def _scaled(y: PyTree, scale: PyTree) -> PyTree:
-    return jax.tree.map(lambda yi, si: jnp.asarray(yi) / si, y, scale)
+    return jax.tree.map(lambda yi, si: jnp.abs(yi) / si, y, scale)
 
 
 def hairer_first_step(

@@ -22,7 +22,7 @@ SOLVERS = {
     "tsit5": (diffrax.Tsit5(), dict(rtol=1e-9, atol=1e-9), 1e-6),
     "dopri8": (diffrax.Dopri8(), dict(rtol=1e-10, atol=1e-10), 1e-6),
     "kvaerno3": (diffrax.Kvaerno3(), dict(rtol=1e-6, atol=1e-6), 1e-4),
-    "kvaerno5": (diffrax.Kvaerno5(), dict(rtol=1e-8, atol=1e-8), 1e-6),
+    "kvaerno5": (diffrax.Kvaerno5(), dict(rtol=1e-8, atol=1e-8), 2e-5),
     "implicit_euler": (diffrax.ImplicitEuler(), dict(rtol=1e-4, atol=1e-4), 5e-2),
 }
 # The adjoints share their code for all explicit solvers: for each solver one of them is

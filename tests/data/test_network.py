@@ -79,6 +79,9 @@ def test_download_goes_on_with_the_missing_files(server: Server, cache: Path):
 def test_interrupt_ends_a_slow_download_at_once(server: Server, cache: Path):
     server.behaviour = "stalled"
     program = f"""
+        # A test run in the background of a shell ignores the signal, and so would this.
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from jaxode._data._download import fetch
         from jaxode._data._source import File, Source
         from pathlib import Path
