@@ -104,7 +104,7 @@ class Spiral(eqx.Module):
 
 
 def exact_spiral(field, z0, ts, args):
-    return z0[None] * jnp.exp(field.rate * args * (ts - ts[0]))[:, None]
+    return z0[None] * jnp.exp(field.rate * args * (ts - ts[0]).astype(complex))[:, None]
 
 
 @pytest.mark.filterwarnings("ignore:Complex dtype support in Diffrax")
