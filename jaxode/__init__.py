@@ -12,6 +12,13 @@ from ._checkpoint import (
     save as save,
     write_atomically as write_atomically,
 )
+from ._compare import (
+    Cell as Cell,
+    compare_adjoints as compare_adjoints,
+    Comparison as Comparison,
+    LeafError as LeafError,
+    Reference as Reference,
+)
 from ._controller import FirstStep as FirstStep
 from ._data import (
     DataError as DataError,

@@ -14,7 +14,7 @@ from typing import Any
 
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from ._stats import BackwardStats
+from ._stats import BackwardStats, ForwardCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Overrides:
     Attributes:
         settings: Keyword arguments of `odeint` that replace the caller's.
         probe: The probe of every solve that has none of its own.
+        forward_probe: Receives the counts of every forward solve.
     """
 
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     probe: BackwardStats | None = None
+    forward_probe: ForwardCounts | None = None
 
 
 _current: contextvars.ContextVar[Overrides | None] = contextvars.ContextVar(
@@ -39,6 +41,21 @@ _fresh = itertools.count()
 def current_overrides() -> Overrides:
     """What is in force where this is called, at trace time."""
     return _current.get() or Overrides()
+
+
+@contextlib.contextmanager
+def without_probes() -> Iterator[None]:
+    """Leaves the settings in force, and counts no solve that is traced inside.
+
+    A solve inside the field of another would have the field close over the probe, which
+    no adjoint but `direct` takes.
+    """
+    current = current_overrides()
+    if current.probe is None and current.forward_probe is None:
+        yield
+        return
+    with overriding(Overrides(current.settings)):
+        yield
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._integrate import Integral
+from ._stats import forward_counts, ForwardCounts
 
 
 class SolveError(RuntimeError):
@@ -53,6 +54,18 @@ def _code(solve: Integral) -> Array:
     code = jnp.where(solve.result == results.dt_min_reached, underflow, _OTHER)
     code = jnp.where(solve.result == results.max_steps_reached, _MAX_STEPS, code)
     return jnp.where(solve.stats.success, _FINE, code)
+
+
+def count_forward(solve: Integral) -> ForwardCounts:
+    """What a solve did and how it ended, as numbers that can be summed."""
+    code = _code(solve)
+    return forward_counts(
+        solve.stats,
+        num_max_steps=code == _MAX_STEPS,
+        num_non_finite=code == _NON_FINITE,
+        num_underflow=code == _UNDERFLOW,
+        num_other_failures=code == _OTHER,
+    )
 
 
 def raise_if_failed(

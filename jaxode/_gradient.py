@@ -1,12 +1,13 @@
 """Gradients together with what it cost to compute them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 
-from ._context import current_overrides, Overrides, overriding
+from ._context import current_overrides, overriding
 from ._stats import BackwardStats
 
 
@@ -35,8 +36,7 @@ def value_and_grad_with_stats(
     def with_stats(params, *args, **kwargs):
         def inner(params_and_probe):
             params, probe = params_and_probe
-            outer = current_overrides()
-            with overriding(Overrides(outer.settings, probe)):
+            with overriding(dataclasses.replace(current_overrides(), probe=probe)):
                 out = loss_fn(params, *args, **kwargs)
             is_pair = isinstance(out, tuple) if has_aux is None else has_aux
             loss = out[0] if is_pair else out

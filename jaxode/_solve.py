@@ -20,11 +20,17 @@ from ._checks import (
     check_times,
     in_precision,
 )
-from ._context import current_overrides
-from ._errors import raise_if_failed
+from ._context import current_overrides, without_probes
+from ._errors import count_forward, raise_if_failed
 from ._integrate import Integral, integrate, Method
 from ._solver import straight_line as as_straight_line
-from ._stats import backward_stats, BackwardStats, Counted, report_backward, SolveStats
+from ._stats import (
+    add_to_probe,
+    backward_stats,
+    BackwardStats,
+    Counted,
+    SolveStats,
+)
 from ._time_gradient import reads_at, starts_at
 
 
@@ -113,18 +119,7 @@ def odeint(
         appendices B and C, for the gradients.
     """
     overrides = current_overrides()
-    probe = overrides.probe if probe is None else probe
-    if overrides.settings:
-        settings = dict(solver=solver, adjoint=adjoint, rtol=rtol, atol=atol, dt0=dt0)
-        settings |= dict(max_steps=max_steps, throw=throw, controller=controller)
-        settings |= dict(straight_line=straight_line) | overrides.settings
-        with_overrides = {**settings, "probe": probe}
-        return _odeint(field, y0, ts, args, **with_overrides)
-    return _odeint(
-        field,
-        y0,
-        ts,
-        args,
+    settings = dict(
         solver=solver,
         adjoint=adjoint,
         rtol=rtol,
@@ -134,8 +129,17 @@ def odeint(
         throw=throw,
         controller=controller,
         straight_line=straight_line,
-        probe=probe,
     )
+    with without_probes():
+        return _odeint(
+            field,
+            y0,
+            ts,
+            args,
+            probe=overrides.probe if probe is None else probe,
+            forward_probe=overrides.forward_probe,
+            **(settings | overrides.settings),
+        )
 
 
 def _method(
@@ -168,6 +172,7 @@ def _odeint(
     controller,
     straight_line,
     probe,
+    forward_probe,
 ) -> Solution:
     solver = diffrax.Dopri5() if solver is None else solver
     y0 = check_state(y0)
@@ -206,6 +211,9 @@ def _odeint(
             field, y_start, args, fixed_ts, method, adjoint, probe
         )
     ys = solve.ys
+    if forward_probe is not None:
+        report = jax.lax.stop_gradient(count_forward(solve))
+        ys = add_to_probe(ys, forward_probe, report)
     if throw:
         ys = raise_if_failed(ys, solve, "The solve", max_steps)
     ys = reads_at(ys, ts[1:], field, args)
@@ -236,5 +244,5 @@ def _solve_by_diffrax(
         num_rejected_steps=solve.stats.num_rejected_steps,
         num_solves=1,
     )
-    ys = report_backward(solve.ys, probe, jax.lax.stop_gradient(report))
+    ys = add_to_probe(solve.ys, probe, jax.lax.stop_gradient(report))
     return eqx.tree_at(lambda s: s.ys, solve, ys)

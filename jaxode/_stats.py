@@ -1,6 +1,6 @@
 """What a solve reports: counts of steps and field calls, forwards and backwards."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import diffrax
 import equinox as eqx
@@ -65,23 +65,70 @@ class BackwardStats(eqx.Module):
         return cls(*[jnp.zeros((), jnp.float32) for _ in range(6)])
 
 
+class ForwardCounts(eqx.Module):
+    """Counts of forward solves, summed over all that shared a probe.
+
+    `SolveStats` in the form that leaves a function which does not return it: by a
+    cotangent, like `BackwardStats`, and so floating too. Exact up to 2**24.
+
+    Attributes:
+        nfe: Calls of the vector field; NaN where a solver hides them.
+        num_steps: Steps tried.
+        num_accepted_steps: Steps kept.
+        num_rejected_steps: Steps thrown away.
+        num_solves: Solves.
+        num_max_steps: Solves that took all the steps they were allowed.
+        num_non_finite: Solves that met a NaN or an infinity.
+        num_underflow: Solves whose step size fell below the resolution of the time.
+        num_other_failures: Solves whose solver failed by itself.
+    """
+
+    nfe: Float[Array, ""]
+    num_steps: Float[Array, ""]
+    num_accepted_steps: Float[Array, ""]
+    num_rejected_steps: Float[Array, ""]
+    num_solves: Float[Array, ""]
+    num_max_steps: Float[Array, ""]
+    num_non_finite: Float[Array, ""]
+    num_underflow: Float[Array, ""]
+    num_other_failures: Float[Array, ""]
+
+    @classmethod
+    def probe(cls) -> "ForwardCounts":
+        """All zeros, to be differentiated with respect to."""
+        return cls(*[jnp.zeros((), jnp.float32) for _ in range(9)])
+
+
 def _float32(x: Any) -> Float[Array, ""]:
     return jnp.asarray(x).astype(jnp.float32)
 
 
-def backward_stats(**counts: Any) -> BackwardStats:
-    """A `BackwardStats` of these counts, with zeros for the rest."""
+_Counts = TypeVar("_Counts", BackwardStats, ForwardCounts)
+
+
+def _counts(zeros: _Counts, counts: dict[str, Any]) -> _Counts:
     return eqx.tree_at(
         lambda s: [getattr(s, name) for name in counts],
-        BackwardStats.probe(),
+        zeros,
         [_float32(value) for value in counts.values()],
     )
 
 
+def backward_stats(**counts: Any) -> BackwardStats:
+    """A `BackwardStats` of these counts, with zeros for the rest."""
+    return _counts(BackwardStats.probe(), counts)
+
+
+def forward_counts(stats: SolveStats, **counts: Any) -> ForwardCounts:
+    """One solve's `ForwardCounts`: its statistics, and the counts that are given."""
+    names = ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    counts |= {name: getattr(stats, name) for name in names}
+    counts["nfe"] = jnp.nan if stats.nfe is None else stats.nfe
+    return _counts(ForwardCounts.probe(), counts | {"num_solves": 1})
+
+
 @jax.custom_vjp
-def report_backward(
-    y: PyTree[Array], probe: BackwardStats, report: BackwardStats
-) -> PyTree[Array]:
+def add_to_probe(y: PyTree[Array], probe: _Counts, report: _Counts) -> PyTree[Array]:
     """`y`; each time it is differentiated, `report` is added to the probe's cotangent.
 
     Reverse mode returns nothing but cotangents, hence the probe.
@@ -90,16 +137,16 @@ def report_backward(
     return y
 
 
-def _report_fwd(y, probe, report):
+def _add_fwd(y, probe, report):
     del probe
     return y, report
 
 
-def _report_bwd(report, y_bar):
+def _add_bwd(report, y_bar):
     return y_bar, report, jax.tree.map(jnp.zeros_like, report)
 
 
-report_backward.defvjp(_report_fwd, _report_bwd)
+add_to_probe.defvjp(_add_fwd, _add_bwd)
 
 
 class Counted(eqx.Module):
@@ -109,9 +156,7 @@ class Counted(eqx.Module):
     probe: BackwardStats
 
     def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        return report_backward(
-            self.field(t, y, args), self.probe, backward_stats(nfe=1)
-        )
+        return add_to_probe(self.field(t, y, args), self.probe, backward_stats(nfe=1))
 
 
 def forward_calls(

@@ -24,7 +24,7 @@ PROJECT = PYPROJECT["project"]
 # A module imports only from those that stand before it, so that each can be read
 # knowing what it builds on and nothing else.
 MODULE_ORDER = """
-    _types _kernels
+    _types _require _kernels
     _tableaus _solver _stats _context _controller _equal_steps _integrate _errors
     _adjoint _backsolve _checks _time_gradient _solve _gradient
     _layers _field _block _model _resnet

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .._require import require
 from ._dataset import Dataset, Split
-from ._require import require
 from ._source import Source
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
+from .._require import require
 from ._dataset import Dataset, Split
-from ._require import require
 
 
 def load_digits() -> Dataset:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .._require import require
 from ._dataset import DataError
-from ._require import require
 from ._source import File, find_problem, Source
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .._require import require
 from ._cache import has_counts
 from ._dataset import DataError, Dataset, Split
-from ._require import require
 from ._source import read_idx, Source
 
 

@@ -1,8 +1,10 @@
+"""Modules that only some functions need."""
+
 import importlib
 from typing import Any
 
 
-def require(module: str) -> Any:
+def require(module: str, purpose: str = "Loading this data set") -> Any:
     """Imports an optional module when it is first needed.
 
     Raises:
@@ -12,6 +14,6 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"Loading this data set needs the module {module!r}, which failed to import"
-            f' ({error}); run: pip install "jaxode[experiments]"'
+            f"{purpose} needs the module {module!r}, which failed to import ({error}); "
+            'run: pip install "jaxode[experiments]"'
         ) from error

@@ -1,0 +1,273 @@
+"""The comparison of adjoints, on fields of which the answers are known."""
+
+import functools
+import json
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import slope
+
+import jaxode
+
+
+RTOLS = (1e-3, 1e-5, 1e-7)
+TS = (0.0, 2.0)
+# Few stages, so that a cell compiles fast.
+BOSH3 = diffrax.Bosh3()
+
+
+def rotate(t, y, args):
+    return args["frequency"] * jnp.stack([-y[1], y[0]])
+
+
+def contract(t, y, args):
+    return -args["rate"] * y
+
+
+def end_of(field, solver=BOSH3, **settings):
+    """A loss: the end of a solve, entries weighted so that a rotation has a slope."""
+
+    def loss(params, y0):
+        ts = jnp.asarray(TS, y0.dtype)
+        ys = jaxode.odeint(field, y0, ts, params, solver=solver, **settings).ys
+        return jnp.sum(jnp.asarray([1.0, -0.3], y0.dtype) * ys[-1])
+
+    return loss
+
+
+def compare(loss, params, *data, **settings) -> jaxode.Comparison:
+    settings = dict(rounds=2, progress=False, reference_rtol=1e-9) | settings
+    return jaxode.compare_adjoints(loss, params, *data, **settings)
+
+
+@functools.cache
+def rotation() -> jaxode.Comparison:
+    with jax.enable_x64(True):
+        params = {"frequency": jnp.asarray(1.5)}
+        y0 = jnp.asarray([0.6, -0.8])
+        return compare(end_of(rotate), params, y0, rtols=RTOLS)
+
+
+@functools.cache
+def decay(**settings: Any) -> jaxode.Comparison:
+    params = {"rate": jnp.asarray(1.5)}
+    solver = settings.pop("solver", diffrax.Heun())
+    loss = end_of(settings.pop("field", contract), solver)
+    settings = dict(rtols=(1e-2,), adjoints=("checkpoint",)) | settings
+    return compare(loss, params, jnp.asarray([0.6, -0.8]), **settings)
+
+
+def column(name: str, adjoint: str) -> list[Any]:
+    cells = [c for c in rotation().cells if c.adjoint == adjoint]
+    return [getattr(cell, name) for cell in cells]
+
+
+def test_cells_are_ordered_and_none_failed():
+    found = [(c.adjoint, c.rtol, c.atol, c.failure) for c in rotation().cells]
+    adjoints = ("backsolve", "checkpoint", "direct")
+    assert found == [(a, rtol, rtol, None) for rtol in RTOLS for a in adjoints]
+
+
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
+def test_gradient_error_falls_with_the_tolerance(adjoint):
+    errors = column("gradient_error", adjoint)
+    # Observed 1.01 to 1.03.
+    assert abs(slope(RTOLS, errors) - 1) < 0.15
+
+
+def test_gradient_error_is_that_of_the_closed_form():
+    # The loss is x cos a - y sin a - 0.3 (x sin a + y cos a) at a = 2 * frequency.
+    x, y, a = 0.6, -0.8, 3.0
+    truth = 2 * (-x * np.sin(a) - y * np.cos(a) - 0.3 * (x * np.cos(a) - y * np.sin(a)))
+    with jax.enable_x64(True):
+        cell = rotation().cells[1]
+        params, y0 = {"frequency": jnp.asarray(1.5)}, jnp.asarray([x, y])
+        loss = end_of(rotate, rtol=1e-3, atol=1e-3)
+        computed = float(jax.grad(loss)(params, y0)["frequency"])
+    expected = abs(computed - truth) / abs(truth)
+    # Observed equal to 7 digits, which is what the reference is known to.
+    np.testing.assert_allclose(cell.gradient_error, expected, rtol=1e-5)
+    assert cell.leaf_errors == {
+        "['frequency']": pytest.approx(cell.leaf_errors["['frequency']"])
+    }
+
+
+def test_memory_is_flat_for_backsolve_and_linear_for_direct():
+    steps = column("accepted_steps", "direct")
+    assert steps[-1] > 15 * steps[0]
+    backsolve, direct = (
+        column("temporary_bytes", name) for name in ("backsolve", "direct")
+    )
+    assert max(backsolve) == min(backsolve)
+    growth = np.diff(direct) / np.diff(steps)
+    # Bytes for a step more: observed within 10 % of each other.
+    assert 0 < min(growth) and max(growth) < 1.5 * min(growth)
+    checkpoint = column("temporary_bytes", "checkpoint")
+    assert backsolve[-1] < checkpoint[-1] < direct[-1]
+
+
+def test_counts_are_those_of_the_solve():
+    with jax.enable_x64(True):
+        params, y0 = {"frequency": jnp.asarray(1.5)}, jnp.asarray([0.6, -0.8])
+        settings = dict(solver=BOSH3, rtol=1e-5, atol=1e-5)
+        ts = jnp.asarray(TS)
+        stats = jaxode.odeint(rotate, y0, ts, params, **settings).stats
+    cell = rotation().cells[4]
+    counted = (cell.nfe_forward, cell.accepted_steps, cell.rejected_steps)
+    expected = (stats.nfe, stats.num_accepted_steps, stats.num_rejected_steps)
+    assert counted == tuple(int(n) for n in expected)
+    assert cell.max_steps == int(stats.num_steps)
+
+
+def test_consistency_is_what_the_adjoint_alone_is_off_by():
+    # Two ways of differentiating the same steps.
+    assert max(column("consistency", "checkpoint")) < 1e-12
+    assert column("consistency", "direct") == [0.0] * 3
+    # Observed 0.97: an error of the tolerance's size, in a solve of its own.
+    assert abs(slope(RTOLS, column("consistency", "backsolve")) - 1) < 0.2
+
+
+def test_rotation_is_reconstructed_and_contraction_is_not():
+    (rotating,) = [
+        c.reconstruction_error
+        for c in rotation().cells
+        if c.adjoint == "backsolve" and c.rtol == 1e-3
+    ]
+    fast = {"rate": jnp.asarray(8.0)}
+    settings = dict(adjoints=("backsolve",), rtols=(1e-3,))
+    found = compare(end_of(contract), fast, jnp.asarray([0.6, -0.8]), **settings)
+    # Observed 1e-3, and 9e1 where an error grows by e^16 on the way back.
+    assert rotating < 1e-2
+    assert found.cells[0].reconstruction_error > 1
+
+
+def test_reference_is_in_double_precision_and_leaves_single_precision_alone():
+    comparison = decay()
+    # d/dk of (0.6 + 0.24) exp(-2k).
+    exact = 0.84 * np.exp(-3.0)
+    assert abs(comparison.reference.loss - exact) < 1e-9 * exact * 10
+    assert comparison.reference.error < 1e-7
+    assert not jax.config.jax_enable_x64
+    assert comparison.cells[0].gradient_error > 100 * comparison.reference.error
+
+
+def test_solver_without_error_estimate_is_a_cell_that_says_so():
+    solvers = (diffrax.Euler(), diffrax.Heun())
+    euler, heun = decay(solvers=solvers).cells
+    assert "Euler has no error estimate" in euler.failure
+    assert euler.gradient_error is None and heun.failure is None
+    assert (euler.solver, heun.solver) == ("Euler", "Heun")
+
+
+def test_too_few_steps_are_a_cell_that_says_so():
+    (cell,) = decay(rtols=(1e-6,), max_steps=5).cells
+    assert cell.failure == "1 of 1 solves needed more than max_steps=5 steps"
+    assert cell.gradient_error is None and cell.seconds is None
+
+
+def test_nan_of_the_field_is_a_cell_that_says_so():
+    broken = lambda t, y, args: -args["rate"] * jnp.where(t > 1, jnp.nan, y)
+    comparison = decay(field=broken)
+    assert comparison.cells[0].failure == "1 of 1 solves met a NaN or an infinity"
+    assert "There is no reference gradient" in comparison.verdict
+
+
+def test_adjoint_that_keeps_its_counts_has_none_in_the_table():
+    stock = diffrax.BacksolveAdjoint()
+    (cell,) = decay(adjoints=(stock,)).cells
+    assert cell.adjoint == "BacksolveAdjoint" and cell.failure is None
+    assert cell.nfe_backward is None and cell.nfe_forward > 0
+
+
+def test_longest_of_several_solves_gets_its_steps():
+    def loss(rate, y0):
+        shrink = lambda t, y, args: -args * y
+        ends = [
+            jaxode.odeint(shrink, y0, jnp.array([0.0, t1]), rate, solver=BOSH3).ys[-1]
+            for t1 in (0.05, 4.0)
+        ]
+        return sum(ends), "anything"
+
+    settings = dict(rtols=(1e-4,), adjoints=("checkpoint",))
+    (cell,) = compare(loss, jnp.array(1.5), jnp.array(1.0), **settings).cells
+    assert cell.failure is None
+    assert cell.max_steps < cell.accepted_steps  # a bound on one, not on their sum
+
+
+def test_solve_inside_a_field_is_not_counted_by_itself():
+    def outer(t, y, args):
+        inner = jaxode.odeint(contract, y, jnp.array([0.0, 0.1]), args, throw=False)
+        return -inner.ys[-1]
+
+    settings = dict(rtols=(1e-2,), adjoints=("backsolve",), reference_rtol=1e-4)
+    params, y0 = {"rate": jnp.asarray(1.5)}, jnp.asarray([0.6, -0.8])
+    (cell,) = compare(end_of(outer), params, y0, **settings).cells
+    assert cell.failure is None and cell.accepted_steps < 10
+
+
+def test_record_is_json_and_csv(tmp_path):
+    comparison = decay()
+    record = json.loads(json.dumps(comparison.to_dict()))
+    assert record["cells"][0]["gradient_error"] == comparison.cells[0].gradient_error
+    comparison.to_csv(tmp_path / "cells.csv")
+    head, line = (tmp_path / "cells.csv").read_text().splitlines()
+    assert head.startswith("adjoint,solver,rtol") and line.startswith("checkpoint,as")
+    with pytest.raises(FileExistsError):
+        comparison.to_csv(tmp_path / "cells.csv")
+
+
+def test_plot_shows_every_adjoint(tmp_path):
+    figure = rotation().plot(tmp_path / "cells.png")
+    assert (tmp_path / "cells.png").stat().st_size > 10_000
+    first = figure.axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in first.get_lines()}
+    assert list(lines["direct"]) == column("gradient_error", "direct")
+    assert {"backsolve", "checkpoint", "direct"} < set(lines)
+
+
+def test_printed_table_ends_with_the_verdict():
+    text = str(rotation())
+    assert text.count("\ndirect ") == 3
+    direct, backsolve = (
+        next(c for c in rotation().cells[-3:] if c.adjoint == name)
+        for name in ("direct", "backsolve")
+    )
+    share = 100 * backsolve.temporary_bytes / direct.temporary_bytes
+    assert "At rtol 1e-07 with the solver as given: backsolve is " in text
+    assert f"needs {share:.2g} % of its memory" in text
+
+
+NO_FLOAT = {"rate": jnp.asarray(2)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "error", "message"),
+    [
+        ((end_of(contract),), dict(adjoints=("adjoint",)), ValueError, "choose one of"),
+        ((end_of(contract),), dict(adjoints=()), ValueError, "adjoints is empty"),
+        ((end_of(contract),), dict(adjoints="direct"), TypeError, "('direct',)"),
+        ((end_of(contract),), dict(rtols=()), ValueError, "rtols is empty"),
+        ((end_of(contract),), dict(rtols=(0.0,)), ValueError, "must be positive"),
+        (
+            (end_of(contract),),
+            dict(atols=(1.0, 2.0)),
+            ValueError,
+            "1 rtols and 2 atols",
+        ),
+        ((end_of(contract),), dict(solvers=()), ValueError, "a sequence of Diffrax"),
+        ((end_of(contract), NO_FLOAT), {}, ValueError, "no floating array"),
+        ((lambda p, y0: p["rate"],), {}, ValueError, "solves no ODE by jaxode.odeint"),
+        ((lambda p, y0: y0,), {}, TypeError, "floating scalar"),
+    ],
+)
+def test_bad_input_says_what_to_type(arguments, settings, error, message):
+    loss, *rest = arguments
+    params = rest[0] if rest else {"rate": jnp.asarray(1.5)}
+    settings = dict(rtols=(1e-2,)) | settings
+    with pytest.raises(error) as caught:
+        compare(loss, params, jnp.asarray([0.6, -0.8]), **settings)
+    assert message in str(caught.value)
