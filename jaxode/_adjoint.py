@@ -5,9 +5,12 @@ taken, storing some of the states and recomputing the others. The gradient is th
 the numbers computed, exact to rounding; memory is the number of checkpoints times the
 state. The choice to begin with.
 
-`direct` (`diffrax.DirectAdjoint`) differentiates the steps too, but stores everything
-and so allows forward mode and higher derivatives. Time and memory grow with
-`max_steps`, taken or not: keep that bound tight.
+`direct` (`diffrax.DirectAdjoint`) differentiates the steps too, by nothing but JAX's
+own loops, and so allows forward mode and higher derivatives. The loops are nested in
+sixteens, of which the innermost keep everything: memory for 16 steps more with every
+power of 16 in `max_steps`, and time in proportion to the next one, taken or not. Keep
+that bound tight. To store every step, and pay for those taken only, pass
+`diffrax.RecursiveCheckpointAdjoint(checkpoints=max_steps)`.
 
 `backsolve` (`Backsolve`) solves a second ODE backwards for the gradient. Memory does
 not depend on the number of steps. The gradient is that of the exact solution, known up

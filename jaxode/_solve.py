@@ -95,7 +95,7 @@ def odeint(
         dt0: First step; by default chosen by Hairer's rule. With `rtol=None`: equal
             steps, at most this long, that end on every time of `ts`. Its sign is that
             of `ts[-1] - ts[0]`.
-        max_steps: Steps tried at most. `"direct"` costs time and memory in proportion.
+        max_steps: Steps tried at most. `"direct"` pays for them, taken or not.
         throw: Whether a failed solve raises. `False` inside jitted training loops: the
             check needs a host callback, and `sol.result` tells as well.
         controller: Adaptive step size controller, in place of a

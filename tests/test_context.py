@@ -1,5 +1,6 @@
 """Settings that reach solves inside a function, and nothing beyond it."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +79,20 @@ def test_statistics_add_up_over_a_scan():
     together = with_stats(total)
     assert together.num_solves == 3
     assert together.nfe == sum(stats.nfe for stats in once)
+
+
+def test_solve_inside_a_field_is_not_counted_by_itself():
+    def outer(t, y, args):
+        return -solve(args, solver=diffrax.Heun(), throw=False).ys[-1] * y
+
+    def loss(rate):
+        settings = dict(solver=diffrax.Heun(), adjoint="backsolve", rtol=1e-2)
+        return jaxode.odeint(outer, jnp.array(1.0), TS, rate, **settings).ys[-1]
+
+    _, grad, stats = jaxode.value_and_grad_with_stats(loss)(jnp.array(2.0))
+    assert stats.num_solves == 1 and stats.nfe > 0
+    # y(1) = exp(-exp(-rate)). Observed 7e-4.
+    np.testing.assert_allclose(grad, np.exp(-np.exp(-2.0) - 2.0), rtol=5e-3)
 
 
 def test_auxiliary_output_is_returned_beside_the_loss():

@@ -36,13 +36,11 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n".join(line.rstrip() for line in ruled + body)
 
 
-def bytes_text(size: float) -> str:
+def bytes_text(size: int) -> str:
     """A size in the unit in which it has the fewest digits."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(size.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{size / 1024**power:.3g} {units[power]}"
 
 
 def seconds_text(seconds: float) -> str:
@@ -72,5 +70,5 @@ def _row(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def _number(value: float | None, form: str) -> str:
+def _number(value: int | float | None, form: str) -> str:
     return "" if value is None else format(value, form)
