@@ -12,16 +12,16 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ._adjoint import Adjoint, Backsolve, resolve_adjoint
 from ._backsolve import solve_by_backsolve
 from ._checks import (
-    captured_arrays,
     check_first_step,
     check_kinds,
     check_state,
     check_step_control,
     check_times,
-    in_precision,
+    check_tolerance,
 )
 from ._context import current_overrides
 from ._errors import raise_if_failed
+from ._inspect import captured_arrays
 from ._integrate import Integral, integrate, Method
 from ._solver import straight_line as as_straight_line
 from ._stats import backward_stats, BackwardStats, Counted, report_backward, SolveStats
@@ -176,7 +176,8 @@ def _odeint(
     if controller is not None:
         rtol, atol = controller.rtol, controller.atol
     check_step_control(solver, rtol, atol, dt0, max_steps)
-    rtol, atol = in_precision(rtol, ts.dtype), in_precision(atol, ts.dtype)
+    rtol = check_tolerance("rtol", rtol, ts.dtype, throw)
+    atol = check_tolerance("atol", atol, ts.dtype, throw)
     if dt0 is not None:
         dt0 = check_first_step(jax.lax.stop_gradient(dt0), ts, throw)
     adjoint = resolve_adjoint(adjoint)

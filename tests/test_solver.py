@@ -193,4 +193,6 @@ def test_third_order_weights_of_the_classical_method_are_those_in_print():
 
 def test_tableau_with_a_wrong_digit_fails():
     with pytest.raises(ValueError, match="order condition"):
-        _explicit([[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 6, 1 / 3])
+        _explicit(
+            [[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 6, 1 / 3]
+        )
