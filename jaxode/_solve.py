@@ -230,9 +230,13 @@ def _solve_by_diffrax(
             "diffrax.BacksolveAdjoint does not tell what its backward solve did; for "
             "backward statistics pass adjoint='backsolve' or jaxode.Backsolve(...)."
         )
-    counted = Counted(field, probe)
-    solve = integrate(counted, y0, args, ts, method, adjoint)
+    # Inside a root finder a field is differentiated in forward mode, which a field that
+    # reports cannot be; and the finder calls it as often as it likes.
+    counts = not isinstance(method.solver, diffrax.AbstractImplicitSolver)
+    reporting = Counted(field, probe) if counts else field
+    solve = integrate(reporting, y0, args, ts, method, adjoint)
     report = backward_stats(
+        nfe=0 if counts else jnp.nan,
         num_steps=solve.stats.num_steps,
         num_rejected_steps=solve.stats.num_rejected_steps,
         num_solves=1,
