@@ -11,6 +11,9 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 
+_USUAL = {"rtol": "1e-3", "atol": "1e-6", "dt0": "0.1"}
+
+
 def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
@@ -33,7 +36,7 @@ def check_state(y0: PyTree) -> PyTree[Array]:
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{where} has dtype {dtype}, and an ODE's state must be floating; "
-                f"pass {where}.astype(float)."
+                f"pass jnp.asarray({where}, float)."
             )
         if jnp.finfo(dtype).bits < 32:
             raise TypeError(
@@ -161,17 +164,25 @@ def check_step_control(
             each other or the solver.
     """
     if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
-        raise ValueError(f"max_steps must be a positive integer; got {max_steps!r}.")
+        raise ValueError(
+            f"max_steps must be a positive integer; got {max_steps!r}. Pass a number "
+            "such as max_steps=4096."
+        )
     for name, value in (("rtol", rtol), ("atol", atol), ("dt0", dt0)):
         if value is None:
             continue
         if not eqx.is_array_like(value):
-            raise TypeError(f"{name} must be a number; got {value!r}.")
+            raise TypeError(
+                f"{name} must be a number such as {_USUAL[name]}; got {value!r}."
+            )
         if np.ndim(value) != 0:
             raise ValueError(f"{name} must be one number; got shape {np.shape(value)}.")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and is_concrete(value) and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}.")
+            raise ValueError(
+                f"{name} must be positive; got {value}. Pass a number such as "
+                f"{name}={_USUAL[name]}."
+            )
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     name = type(solver).__name__
     if rtol is not None and not adaptive:
@@ -198,7 +209,9 @@ def check_tolerance(name: str, x: Any, dtype: jnp.dtype, throw: bool) -> Any:
         return x
     x = jnp.asarray(x, dtype)
     if throw and not is_concrete(x):
-        x = eqx.error_if(x, ~(x > 0), f"{name} must be positive.")
+        x = eqx.error_if(
+            x, ~(x > 0), f"{name} must be positive, such as {_USUAL[name]}."
+        )
     return x
 
 
@@ -210,7 +223,10 @@ def check_first_step(dt0: Any, ts: Array, throw: bool) -> Array:
             one of them is traced, this is checked at run time if `throw` is set.
     """
     if is_concrete(dt0) and not (np.isfinite(dt0) and dt0 != 0):
-        raise ValueError(f"dt0 must be finite and not zero; got {dt0}.")
+        raise ValueError(
+            f"dt0 must be finite and not zero; got {dt0}. Pass a step such as dt0=0.1 "
+            "or, with tolerances, dt0=None."
+        )
     forwards = ts[-1] > ts[0]
     step = jnp.asarray(dt0, ts.dtype)
     along = jnp.isfinite(step) & jnp.where(forwards, step > 0, step < 0)
