@@ -1,7 +1,6 @@
 """What `odeint` accepts, and what it says to everything else."""
 
-import functools
-from typing import Any
+from typing import Any, get_origin
 
 import diffrax
 import equinox as eqx
@@ -12,13 +11,11 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 
+_USUAL = {"rtol": "1e-3", "atol": "1e-6", "dt0": "0.1"}
+
+
 def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
-
-
-def _shape(tree: PyTree) -> str:
-    """Structure, shapes and dtypes in one line, for messages."""
-    return eqx.tree_pformat(tree, width=1_000, struct_as_array=True)
 
 
 def check_state(y0: PyTree) -> PyTree[Array]:
@@ -39,7 +36,7 @@ def check_state(y0: PyTree) -> PyTree[Array]:
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{where} has dtype {dtype}, and an ODE's state must be floating; "
-                f"pass {where}.astype(float)."
+                f"pass jnp.asarray({where}, float)."
             )
         if jnp.finfo(dtype).bits < 32:
             raise TypeError(
@@ -67,9 +64,9 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
 
     Raises:
         TypeError: for integers.
-        ValueError: for fewer than two times, or times that are NaN, equal to their
-            neighbour, or not in order. Where `ts` is traced, the last three are
-            checked at run time if `throw` is set.
+        ValueError: for fewer than two times, or times that are not finite, equal to
+            their neighbour, or not in order. Where `ts` is traced by `jax.jit`, the
+            last three are checked at run time if `throw` is set.
     """
     ts = jnp.asarray(ts)
     if not jnp.issubdtype(ts.dtype, jnp.floating):
@@ -86,36 +83,62 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
     # a float32 state wants a float32 solve, so the times follow the state instead.
     real = precision(y0)
     ts = ts.astype(real)
-    if is_concrete(ts):
-        shown = np.array2string(np.asarray(ts), threshold=8)
-        steps: Any = np.diff(np.asarray(ts))
-        if np.isnan(np.asarray(ts)).any():
-            raise ValueError(f"ts holds a NaN: {shown}.")
-        if (steps == 0).any():
-            raise ValueError(
-                f"ts has equal neighbours: {shown}; pass each time once (in {real}, "
-                "the precision of y0)."
-            )
-        if not ((steps > 0).all() or (steps < 0).all()):
-            raise ValueError(
-                f"ts is not in order: {shown}; sort it, increasing or decreasing."
-            )
+    # Times that are only differentiated, outside of `jax.jit`, have values to show.
+    values = jax.lax.stop_gradient(ts)
+    if is_concrete(values):
+        _check_values(np.asarray(values))
     elif throw:
-        steps = jnp.diff(jax.lax.stop_gradient(ts))
+        steps = jnp.diff(values)
         in_order = jnp.all(steps > 0) | jnp.all(steps < 0)
         ts = eqx.error_if(
             ts,
-            ~in_order,
-            "ts must be strictly increasing or strictly decreasing, without NaN.",
+            ~(in_order & jnp.all(jnp.isfinite(values))),
+            "ts must be finite and strictly increasing or strictly decreasing; call "
+            "odeint with these times outside of jax.jit to see them in the message.",
         )
     return ts
 
 
+def _check_values(ts: np.ndarray) -> None:
+    shown = np.array2string(ts, threshold=8)
+    if not np.isfinite(ts).all():
+        raise ValueError(
+            f"ts holds a NaN or an infinity: {shown}; pass finite times only."
+        )
+    steps = np.diff(ts)
+    if (steps == 0).any():
+        raise ValueError(
+            f"ts has equal neighbours: {shown}; pass each time once (in {ts.dtype}, "
+            "the precision of y0)."
+        )
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(
+            f"ts is not in order: {shown}; sort it, increasing or decreasing."
+        )
+
+
 def check_kinds(solver: Any, controller: Any) -> None:
-    """Raises `TypeError` where one of the two is no Diffrax object of its kind."""
+    """Checks that the two are Diffrax objects that can solve one ODE.
+
+    Raises:
+        TypeError: where one is no Diffrax object of its kind.
+        ValueError: for a solver of split or stochastic equations.
+    """
     if not isinstance(solver, diffrax.AbstractSolver):
         raise TypeError(
             f"solver must be a Diffrax solver such as diffrax.Dopri5(); got {solver!r}."
+        )
+    # Several terms are asked for by a tuple or as `MultiTerm[...]`.
+    terms = solver.term_structure
+    kind = get_origin(terms) or terms
+    if not isinstance(kind, type) or not issubclass(kind, diffrax.AbstractTerm):
+        kind = diffrax.MultiTerm
+    if issubclass(kind, diffrax.MultiTerm):
+        raise ValueError(
+            f"{type(solver).__name__} is for equations in several terms (split, "
+            "symplectic or stochastic ones), and odeint has the one field; pass a "
+            "solver such as diffrax.Dopri5() or, for stiff problems, "
+            "diffrax.Kvaerno5(), or call diffrax.diffeqsolve with the terms."
         )
     if controller is not None and not isinstance(
         controller, diffrax.AbstractAdaptiveStepSizeController
@@ -136,14 +159,30 @@ def check_step_control(
     """Checks that the settings say how to choose steps.
 
     Raises:
-        ValueError: for settings that contradict each other, each other's sign, or
-            the solver.
+        TypeError: for a tolerance or first step that is no number.
+        ValueError: for settings that are no single positive number, or contradict
+            each other or the solver.
     """
     if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
-        raise ValueError(f"max_steps must be a positive integer; got {max_steps!r}.")
+        raise ValueError(
+            f"max_steps must be a positive integer; got {max_steps!r}. Pass a number "
+            "such as max_steps=4096."
+        )
+    for name, value in (("rtol", rtol), ("atol", atol), ("dt0", dt0)):
+        if value is None:
+            continue
+        if not eqx.is_array_like(value):
+            raise TypeError(
+                f"{name} must be a number such as {_USUAL[name]}; got {value!r}."
+            )
+        if np.ndim(value) != 0:
+            raise ValueError(f"{name} must be one number; got shape {np.shape(value)}.")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and is_concrete(value) and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}.")
+            raise ValueError(
+                f"{name} must be positive; got {value}. Pass a number such as "
+                f"{name}={_USUAL[name]}."
+            )
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     name = type(solver).__name__
     if rtol is not None and not adaptive:
@@ -161,9 +200,19 @@ def check_step_control(
         raise ValueError("atol is None; pass atol=... with rtol=...")
 
 
-def in_precision(x: Any, dtype: jnp.dtype) -> Any:
-    """An array in `dtype`; a Python number, which takes on any dtype, as it is."""
-    return x if x is None or type(x) in (int, float) else jnp.asarray(x, dtype)
+def check_tolerance(name: str, x: Any, dtype: jnp.dtype, throw: bool) -> Any:
+    """An array in `dtype`; a Python number, which takes on any dtype, as it is.
+
+    Where it is traced, its sign is checked at run time if `throw` is set.
+    """
+    if x is None or type(x) in (int, float):
+        return x
+    x = jnp.asarray(x, dtype)
+    if throw and not is_concrete(x):
+        x = eqx.error_if(
+            x, ~(x > 0), f"{name} must be positive, such as {_USUAL[name]}."
+        )
+    return x
 
 
 def check_first_step(dt0: Any, ts: Array, throw: bool) -> Array:
@@ -173,10 +222,11 @@ def check_first_step(dt0: Any, ts: Array, throw: bool) -> Array:
         ValueError: where `dt0` is not one finite number that points along `ts`. Where
             one of them is traced, this is checked at run time if `throw` is set.
     """
-    if np.ndim(dt0) != 0:
-        raise ValueError(f"dt0 must be one number; got shape {np.shape(dt0)}.")
     if is_concrete(dt0) and not (np.isfinite(dt0) and dt0 != 0):
-        raise ValueError(f"dt0 must be finite and not zero; got {dt0}.")
+        raise ValueError(
+            f"dt0 must be finite and not zero; got {dt0}. Pass a step such as dt0=0.1 "
+            "or, with tolerances, dt0=None."
+        )
     forwards = ts[-1] > ts[0]
     step = jnp.asarray(dt0, ts.dtype)
     along = jnp.isfinite(step) & jnp.where(forwards, step > 0, step < 0)
@@ -190,58 +240,3 @@ def check_first_step(dt0: Any, ts: Array, throw: bool) -> Array:
         message = "dt0 must be finite, not zero, and have the sign of ts[-1] - ts[0]."
         step = eqx.error_if(step, ~along, message)
     return jnp.abs(step)
-
-
-def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any, Any]:
-    """Traces the field once: checks what it returns and finds what it closes over.
-
-    Returns:
-        The field, rewritten to hold the traced arrays it captured as leaves where it
-        captured any; and these arrays.
-
-    Raises:
-        TypeError: where the field is not callable.
-        ValueError: where its output does not match `y0`.
-    """
-    if not callable(field):
-        raise TypeError(f"field must be callable as field(t, y, args); got {field!r}.")
-
-    # A partial, because Equinox passes over functions that have no closure themselves,
-    # and the arrays looked for are those that `field` captured.
-    call = functools.partial(_call)
-    jaxpr, out_dynamic, out_static = eqx.filter_make_jaxpr(call)(field, t, y0, args)
-    check_output(eqx.combine(out_dynamic, out_static), y0)
-    captured = [c for c in jaxpr.consts if isinstance(c, Tracer)]
-    if not captured:
-        return field, []
-    closed = eqx.filter_closure_convert(call, field, t, y0, args)
-    return _Converted(closed, field), captured
-
-
-def check_output(out: PyTree, y0: PyTree[Array]) -> None:
-    """Raises `ValueError` where a field's output is not shaped like the state."""
-    out = jax.tree.map(lambda o: jax.eval_shape(jnp.asarray, o), out)
-    expected = jax.eval_shape(lambda: y0)
-    same = jax.tree.structure(out) == jax.tree.structure(expected) and all(
-        o.shape == e.shape and o.dtype == e.dtype
-        for o, e in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True)
-    )
-    if not same:
-        raise ValueError(
-            f"field(t, y, args) returned {_shape(out)}, but y0 is {_shape(expected)}; "
-            "dy/dt must have the structure, shapes and dtypes of y."
-        )
-
-
-def _call(field: Any, t: Any, y: PyTree, args: PyTree) -> PyTree:
-    return field(t, y, args)
-
-
-class _Converted(eqx.Module):
-    """A field whose captured arrays are leaves."""
-
-    closed: Any
-    field: Any
-
-    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        return self.closed(self.field, t, y, args)

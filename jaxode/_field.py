@@ -28,7 +28,8 @@ class ConvField(eqx.Module):
         activation: `"relu"` as in the first post; `"softplus"` or `"tanh"` for a field
             that is smooth, and so can be solved backwards with less error.
         plain: Whether to compute with `lax.conv` and JAX's own derivatives, rather than
-            with the forms that are fast for few channels. For comparison.
+            with the forms that are fast for few channels. For comparison, and for
+            implicit solvers and forward mode, which those have no derivatives for.
 
     Reference:
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, section 3; the

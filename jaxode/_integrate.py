@@ -84,9 +84,11 @@ def _start(
 
     Diffrax would have each evaluate it for itself.
     """
+    solver: Any = method.solver
     shared = (
-        isinstance(method.solver, StraightLine)
-        and method.solver.tableau.fsal
+        # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
+        issubclass(type(solver), StraightLine)
+        and solver.tableau.fsal
         and method.controller is not None
         and method.dt0 is None
     )

@@ -12,16 +12,16 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ._adjoint import Adjoint, Backsolve, resolve_adjoint
 from ._backsolve import solve_by_backsolve
 from ._checks import (
-    captured_arrays,
     check_first_step,
     check_kinds,
     check_state,
     check_step_control,
     check_times,
-    in_precision,
+    check_tolerance,
 )
 from ._context import current_overrides, without_probes
 from ._errors import count_forward, raise_if_failed
+from ._inspect import captured_arrays
 from ._integrate import Integral, integrate, Method
 from ._solver import straight_line as as_straight_line
 from ._stats import (
@@ -181,7 +181,8 @@ def _odeint(
     if controller is not None:
         rtol, atol = controller.rtol, controller.atol
     check_step_control(solver, rtol, atol, dt0, max_steps)
-    rtol, atol = in_precision(rtol, ts.dtype), in_precision(atol, ts.dtype)
+    rtol = check_tolerance("rtol", rtol, ts.dtype, throw)
+    atol = check_tolerance("atol", atol, ts.dtype, throw)
     if dt0 is not None:
         dt0 = check_first_step(jax.lax.stop_gradient(dt0), ts, throw)
     adjoint = resolve_adjoint(adjoint)
@@ -237,9 +238,13 @@ def _solve_by_diffrax(
             "diffrax.BacksolveAdjoint does not tell what its backward solve did; for "
             "backward statistics pass adjoint='backsolve' or jaxode.Backsolve(...)."
         )
-    counted = Counted(field, probe)
-    solve = integrate(counted, y0, args, ts, method, adjoint)
+    # Inside a root finder a field is differentiated in forward mode, which a field that
+    # reports cannot be; and the finder calls it as often as it likes.
+    counts = not isinstance(method.solver, diffrax.AbstractImplicitSolver)
+    reporting = Counted(field, probe) if counts else field
+    solve = integrate(reporting, y0, args, ts, method, adjoint)
     report = backward_stats(
+        nfe=0 if counts else jnp.nan,
         num_steps=solve.stats.num_steps,
         num_rejected_steps=solve.stats.num_rejected_steps,
         num_solves=1,

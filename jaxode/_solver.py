@@ -244,5 +244,11 @@ class RK38(_FourStages):
 
 
 def straight_line(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    """`solver` with its stages written out where it is an explicit Runge-Kutta one."""
+    """`solver` with its stages written out where it is an explicit Runge-Kutta one.
+
+    Inside a `diffrax.HalfSolver` too: Diffrax 0.7.2 takes one around a Runge-Kutta
+    solver for that solver, and fails under the adjoints that set options on it.
+    """
+    if isinstance(solver, diffrax.HalfSolver):
+        return diffrax.HalfSolver(straight_line(solver.solver))
     return StraightLine(solver) if _is_explicit(solver) else solver

@@ -41,6 +41,7 @@ class BackwardStats(eqx.Module):
 
     Attributes:
         nfe: Vector-Jacobian products of the field. Each evaluates the field as well.
+            NaN where a solver hides them, as implicit ones do.
         num_steps: Steps tried by the backward solve under `backsolve`; forward steps
             that were differentiated under every other adjoint.
         num_rejected_steps: Those of them that were rejected.
@@ -179,10 +180,14 @@ def forward_calls(
         # place where the first stage is known.
         inner = solver.solver
         tableau: Any = getattr(inner, "tableau", None)
-        if isinstance(inner, diffrax.AbstractERK) and tableau.fsal:
-            twice = 2 * (1 + rejected_at_start + after_jump)
-            return twice + 3 * (tableau.num_stages - 1) * num_steps
-        if isinstance(inner, diffrax.AbstractERK | diffrax.Euler | RK4 | RK38):
+        explicit = StraightLine | diffrax.AbstractERK
+        if isinstance(inner, explicit) and tableau.fsal:
+            fresh = 1 + 2 * after_jump
+            if not isinstance(inner, StraightLine):
+                # The half and the full step each start anew, as below.
+                fresh = fresh + 1 + 2 * rejected_at_start
+            return fresh + 3 * (tableau.num_stages - 1) * num_steps
+        if isinstance(inner, explicit | diffrax.Euler | RK4 | RK38):
             none = jnp.zeros_like(num_steps)
             return forward_calls(inner, 3 * num_steps, none, none)
         return None

@@ -9,19 +9,28 @@ from helpers import relative_error, values_and_gradients
 from problems import PROBLEMS, STIFF
 
 import jaxode
+from jaxode._checks import check_kinds
 
 
 FORCED = PROBLEMS["forced"]
+HALF_BOSH3 = diffrax.HalfSolver(diffrax.Bosh3())
 # Solver, settings and what is observed: at most a half of the tolerance given.
 SOLVERS = {
     "euler": (diffrax.Euler(), dict(rtol=None, dt0=-0.002), 1e-2),
     "rk4": (jaxode.RK4(), dict(rtol=None, dt0=-0.02), 1e-7),
     "rk38": (jaxode.RK38(), dict(rtol=None, dt0=-0.02), 1e-7),
+    "leapfrog": (diffrax.LeapfrogMidpoint(), dict(rtol=None, dt0=-0.005), 5e-4),
     "heun": (diffrax.Heun(), dict(rtol=1e-6, atol=1e-6), 1e-4),
+    "midpoint": (diffrax.Midpoint(), dict(rtol=1e-6, atol=1e-6), 1e-5),
+    "ralston": (diffrax.Ralston(), dict(rtol=1e-6, atol=1e-6), 1e-5),
+    "reversible_heun": (diffrax.ReversibleHeun(), dict(rtol=1e-5, atol=1e-5), 1e-4),
     "bosh3": (diffrax.Bosh3(), dict(rtol=1e-7, atol=1e-7), 1e-5),
+    "half_bosh3": (HALF_BOSH3, dict(rtol=1e-6, atol=1e-6), 4e-5),
+    "dopri5": (diffrax.Dopri5(), dict(rtol=1e-9, atol=1e-9), 2e-8),
     "tsit5": (diffrax.Tsit5(), dict(rtol=1e-9, atol=1e-9), 1e-6),
     "dopri8": (diffrax.Dopri8(), dict(rtol=1e-10, atol=1e-10), 1e-6),
     "kvaerno3": (diffrax.Kvaerno3(), dict(rtol=1e-6, atol=1e-6), 1e-4),
+    "kvaerno4": (diffrax.Kvaerno4(), dict(rtol=1e-7, atol=1e-7), 2e-6),
     "kvaerno5": (diffrax.Kvaerno5(), dict(rtol=1e-8, atol=1e-8), 2e-5),
     "implicit_euler": (diffrax.ImplicitEuler(), dict(rtol=1e-4, atol=1e-4), 5e-2),
 }
@@ -31,11 +40,18 @@ USUAL = {
     "euler": "backsolve",
     "rk4": "backsolve",
     "rk38": "checkpoint",
+    "leapfrog": "checkpoint",
     "heun": "direct",
+    "midpoint": "backsolve",
+    "ralston": "checkpoint",
+    "reversible_heun": "checkpoint",
     "bosh3": "checkpoint",
+    "half_bosh3": "direct",
+    "dopri5": "direct",
     "tsit5": "backsolve",
     "dopri8": "checkpoint",
     "kvaerno3": "checkpoint",
+    "kvaerno4": "direct",
     "kvaerno5": "backsolve",
     "implicit_euler": "checkpoint",
 }
@@ -49,6 +65,20 @@ CASES = [
     for solver in SOLVERS
     for adjoint in ("backsolve", "checkpoint", "direct")
 ]
+
+
+def test_table_has_every_solver_of_one_equation():
+    classes = {
+        value
+        for name, value in vars(diffrax).items()
+        if isinstance(value, type)
+        and issubclass(value, diffrax.AbstractSolver)
+        and not name.startswith("Abstract")
+    }
+    tested = {type(solver) for solver, *_ in SOLVERS.values()} & classes
+    for kind in classes - tested:
+        with pytest.raises(ValueError, match="is for equations in several terms"):
+            check_kinds(kind(), None)
 
 
 def run(problem: Any, arguments: Any, **settings: Any) -> tuple[Any, Any]:

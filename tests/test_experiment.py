@@ -30,6 +30,12 @@ from jaxode._data import DATASETS
 SCRIPT = Path(mnist.__file__)
 
 
+@pytest.fixture(autouse=True)
+def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command may do to its process would reach every test after this one."""
+    monkeypatch.setattr(mnist, "widen_cpu_vectors", lambda: None)
+
+
 # Names and presets
 
 

@@ -18,6 +18,12 @@ KEYS = """
 """.split()
 
 
+@pytest.fixture(autouse=True)
+def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command may do to its process would reach every test after this one."""
+    monkeypatch.setattr(mnist, "widen_cpu_vectors", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Runner:
     return Runner(tmp_path_factory.mktemp("runs"))

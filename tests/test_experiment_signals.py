@@ -2,6 +2,7 @@
 
 import random
 import signal
+import statistics
 
 import pytest
 from experiment_runner import arrays, content, metrics, numbers, Runner, TINY
@@ -30,11 +31,16 @@ def test_killed_run_resumes_to_the_same_bits(run):
     epochs = ("--epochs", 40)
     run(*TINY, *epochs, "--out", "calm")
     calm, killed = run.folder / "calm", run.folder / "killed"
+    # In epochs and not in seconds: four kills are well before the end on any machine.
+    took = [
+        record["train_seconds"] + record["test_seconds"] for record in metrics(calm)
+    ]
+    epoch_seconds = statistics.median(took)
     rng = random.Random(0)
     arguments = (*TINY, *epochs, "--out", "killed")
     done_epochs = []
     for _ in range(4):
-        delay = rng.uniform(0, 0.4)
+        delay = rng.uniform(0, 4) * epoch_seconds
         code, _ = run.interrupt(
             *arguments, after_line="epoch", delay=delay, how=signal.SIGKILL
         )

@@ -158,3 +158,19 @@ def test_field_maps_over_weights_and_states(x64, getkey):
     ]
     # Observed 0.
     assert relative_error(mapped, jnp.stack(one_by_one)) < 1e-13
+
+
+def test_plain_field_has_derivatives_forwards(x64, getkey):
+    field = ConvField(2, key=getkey(), plain=True)
+    y, direction, cotangent = (
+        jax.random.normal(getkey(), (2, 2, 5, 4), jnp.float64) for _ in range(3)
+    )
+    field = jax.tree.map(lambda x: x.astype(jnp.float64), field)
+    call = lambda y: field(0.0, y, None)
+    _, forwards = jax.jvp(call, (y,), (direction,))
+    _, pullback = jax.vjp(call, y)
+    np.testing.assert_allclose(
+        jnp.vdot(cotangent, forwards),
+        jnp.vdot(pullback(cotangent)[0], direction),
+        rtol=1e-12,  # observed 2e-16
+    )

@@ -26,7 +26,7 @@ PROJECT = PYPROJECT["project"]
 MODULE_ORDER = """
     _types _require _kernels
     _tableaus _solver _stats _context _controller _equal_steps _integrate _errors
-    _adjoint _backsolve _checks _time_gradient _solve _gradient
+    _adjoint _backsolve _checks _inspect _time_gradient _solve _gradient
     _layers _field _block _model _resnet
     _objective _batches _train _checkpoint
     _data _compare _torch

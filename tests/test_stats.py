@@ -18,6 +18,7 @@ FORCED = PROBLEMS["forced"]
 FIXED = dict(rtol=None, dt0=0.25)
 # Too long a first step for the tolerance: it is rejected.
 REJECTED = dict(rtol=1e-5, atol=1e-5, dt0=1.0)
+LOOSE = dict(rtol=1e-3, atol=1e-3)
 HAIRER = dict(rtol=1e-5, atol=1e-5)
 JUMPS = dict(
     controller=diffrax.ClipStepSizeController(
@@ -34,12 +35,18 @@ FORWARD = {
     "rk38": (jaxode.RK38(), FIXED),
     "leapfrog": (diffrax.LeapfrogMidpoint(), FIXED),
     "tsit5_fixed": (diffrax.Tsit5(), FIXED),
+    "tsit5": (diffrax.Tsit5(), REJECTED),
     "heun": (diffrax.Heun(), REJECTED),
+    "midpoint": (diffrax.Midpoint(), REJECTED),
+    "ralston": (diffrax.Ralston(), REJECTED),
+    "dopri5": (diffrax.Dopri5(), REJECTED),
     "bosh3": (diffrax.Bosh3(), REJECTED),
     "dopri8": (diffrax.Dopri8(), REJECTED | dict(rtol=1e-9, atol=1e-9)),
     "reversible_heun": (diffrax.ReversibleHeun(), REJECTED),
     "half_euler": (HALF(diffrax.Euler()), REJECTED | dict(rtol=1e-3, atol=1e-3)),
     "half_bosh3": (HALF(diffrax.Bosh3()), REJECTED),
+    "half_bosh3_as_it_is": (HALF(diffrax.Bosh3()), REJECTED | AS_IT_IS),
+    "half_dopri5_by_hairer": (HALF(diffrax.Dopri5()), HAIRER),
     "dopri5_as_it_is": (diffrax.Dopri5(), REJECTED | AS_IT_IS),
     "heun_by_hairer": (diffrax.Heun(), HAIRER),
     "dopri5_by_hairer": (diffrax.Dopri5(), HAIRER),
@@ -97,9 +104,39 @@ def test_nfe_of_an_implicit_solver_is_none(solver):
     assert stats.num_steps == stats.num_accepted_steps + stats.num_rejected_steps > 0
 
 
+@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
+def test_backward_nfe_of_an_implicit_solver_is_nan_and_its_steps_are_counted(adjoint):
+    field, y0, ts, args = FORCED.arrays(jnp.float32)
+    settings: dict[str, Any] = dict(solver=diffrax.ImplicitEuler(), adjoint=adjoint)
+    settings |= dict(rtol=1e-1, atol=1e-2, max_steps=32, throw=False)
+
+    def loss(y0):
+        sol = jaxode.odeint(field, y0, ts, args, **settings)
+        return weighted_sum(sol.ys), sol.stats
+
+    (_, forward), grads, backward = quick_jit(jaxode.value_and_grad_with_stats(loss))(
+        y0
+    )
+    assert forward.success and jnp.isfinite(grads).all()
+    assert jnp.isnan(backward.nfe) and backward.num_failures == 0
+    if adjoint != "backsolve":
+        assert int(backward.num_steps) == int(forward.num_steps)
+    assert backward.num_steps > 0
+
+
 BACKWARD = {
     "backsolve": ("backsolve", {}),
     "backsolve_settings": (jaxode.Backsolve(solver=diffrax.Tsit5(), dt0=0.01), {}),
+    # Of each way to count calls, one solver.
+    "backsolve_euler": ("backsolve", FIXED | dict(solver=diffrax.Euler())),
+    "backsolve_bosh3": ("backsolve", dict(solver=diffrax.Bosh3())),
+    "backsolve_ralston": ("backsolve", LOOSE | dict(solver=diffrax.Ralston())),
+    "backsolve_reversible": (
+        "backsolve",
+        LOOSE | dict(solver=diffrax.ReversibleHeun()),
+    ),
+    "backsolve_half_bosh3": ("backsolve", dict(solver=HALF(diffrax.Bosh3()))),
+    "direct_half_bosh3": ("direct", dict(solver=HALF(diffrax.Bosh3()))),
     "checkpoint": ("checkpoint", {}),
     "two_checkpoints": (diffrax.RecursiveCheckpointAdjoint(checkpoints=2), {}),
     "checkpoint_rk4": ("checkpoint", FIXED | dict(solver=jaxode.RK4())),
@@ -136,7 +173,8 @@ def test_backward_nfe_is_what_the_field_counts(case):
     forward, backward, (calls, vjps) = gradient_with_counts(case)
     assert backward.nfe == vjps > 0
     # The second solve starts elsewhere and takes other steps: the sum is over both.
-    assert case == "checkpoint_rk4" or forward.nfe[0] != forward.nfe[1]
+    is_fixed = BACKWARD[case][1].get("rtol", 1) is None
+    assert is_fixed or forward.nfe[0] != forward.nfe[1]
     # The continuous adjoint evaluates the field wherever it differentiates it.
     again = vjps if "backsolve" in case else 0
     assert calls >= forward.nfe.sum() + again

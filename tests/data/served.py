@@ -13,6 +13,9 @@ from jaxode._data import Split
 from jaxode._data._source import File, Source, SOURCES
 
 
+# How long a stalled server says nothing: far longer than a busy machine takes to react.
+PAUSE_SECONDS = 20.0
+
 NAMES = tuple(file.name for file in SOURCES["mnist"].files)
 
 
@@ -70,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[:-5])
             self.wfile.flush()
             if behaviour == "stalled":
-                time.sleep(3)
+                time.sleep(PAUSE_SECONDS)
 
     def log_message(self, format, *args):
         pass

@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from served import as_source, assert_is_tiny, CONTENTS, NAMES, Server
+from served import (
+    as_source,
+    assert_is_tiny,
+    CONTENTS,
+    NAMES,
+    PAUSE_SECONDS,
+    Server,
+)
 
 from jaxode._data import _download, DataError, load_mnist
 from jaxode._data._source import SOURCES
@@ -21,13 +28,15 @@ WAYS_OUT = r"\(1\) connect .*\(2\) put .*--data-dir .*JAXODE_DATA_DIR; \(3\).*di
 def test_mnist_without_network_names_the_three_ways_out(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    monkeypatch.setitem(SOURCES, "mnist", as_source(f"http://127.0.0.1:{port}/"))
     # Importing it costs a second, which nobody should wait for here.
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=f"127.0.0.1 cannot be reached.*{WAYS_OUT}"):
-        load_mnist("mnist")
+    # Bound and not listening: nobody answers, and nobody else can take the port.
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        monkeypatch.setitem(SOURCES, "mnist", as_source(url))
+        with pytest.raises(DataError, match=f"127.0.0.1 cannot be reached.*{WAYS_OUT}"):
+            load_mnist("mnist")
     assert not cache.exists()
 
 
@@ -41,8 +50,8 @@ def test_silent_host_is_given_up_in_time(
         start = time.monotonic()
         with pytest.raises(DataError, match=f"127.0.0.1 does not answer.*{WAYS_OUT}"):
             load_mnist("mnist")
-        # Observed 0.2 s; one connection alone would wait for CONNECT_SECONDS = 5.
-        assert time.monotonic() - start < 3
+        # Observed 0.2 s; one connection alone would wait for CONNECT_SECONDS.
+        assert time.monotonic() - start < _download.CONNECT_SECONDS
 
 
 BAD_SERVERS = {
@@ -62,8 +71,8 @@ def test_bad_download_is_reported_and_nothing_of_it_is_kept(
     start = time.monotonic()
     with pytest.raises(DataError, match=f"{BAD_SERVERS[behaviour]}.*{WAYS_OUT}"):
         load_mnist("mnist")
-    # Observed 0.25 s; the stalled server would end the connection after 3 s.
-    assert time.monotonic() - start < 2
+    # Observed 0.25 s; the stalled server would end the connection after PAUSE_SECONDS.
+    assert time.monotonic() - start < PAUSE_SECONDS / 2
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
@@ -95,11 +104,11 @@ def test_interrupt_ends_a_slow_download_at_once(server: Server, cache: Path):
     assert process.stdout is not None
     with process, process.stdout as lines:
         lines.readline()
-        time.sleep(0.3)  # It now waits for bytes that come in 3 s, or not at all.
+        time.sleep(0.3)  # It now waits for bytes that do not come.
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        process.wait(timeout=10)
-    # Observed 0.1 s; the server's pause, which a pool of threads sits out, is 3 s.
-    assert time.monotonic() - start < 1.5
+        process.wait(timeout=2 * PAUSE_SECONDS)
+    # Observed 0.1 s; a pool of threads would sit out the server's pause.
+    assert time.monotonic() - start < PAUSE_SECONDS / 2
     assert process.returncode == -signal.SIGINT
     assert not list(cache.iterdir())
