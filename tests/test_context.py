@@ -86,8 +86,11 @@ def test_solve_inside_a_field_is_not_counted_by_itself():
         return -solve(args, solver=diffrax.Heun(), throw=False).ys[-1] * y
 
     def loss(rate):
-        settings = dict(solver=diffrax.Heun(), adjoint="backsolve", rtol=1e-2)
-        return jaxode.odeint(outer, jnp.array(1.0), TS, rate, **settings).ys[-1]
+        solver, y0 = diffrax.Heun(), jnp.array(1.0)
+        solution = jaxode.odeint(
+            outer, y0, TS, rate, solver=solver, adjoint="backsolve", rtol=1e-2
+        )
+        return solution.ys[-1]
 
     _, grad, stats = jaxode.value_and_grad_with_stats(loss)(jnp.array(2.0))
     assert stats.num_solves == 1 and stats.nfe > 0
