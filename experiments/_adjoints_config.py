@@ -3,11 +3,12 @@
 Free of JAX, so that `--help` and a typing error take no time.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from _command_line import InputError
+from _command_line import check as check_recipe, InputError
 from _config import Config, DatasetName
 
 
@@ -45,6 +46,10 @@ class AdjointsConfig:
     auto: MNIST if it is here or can be downloaded, else digits, with a notice."""
     data_dir: Path | None = None
     """Folder with the four original files of the data set; only read."""
+    epochs: int | None = None
+    """Passes of every training over its images; 2 if not given."""
+    train_size: int | None = None
+    """Train on the first so many images only; on all if not given."""
     seed: int = 0
     """Decides initialisation, order of the images and augmentation."""
     out: Path | None = None
@@ -65,6 +70,7 @@ class Sizes:
         trained_at: Tolerances that networks are trained at; the first is the post's.
         batch: Images in the gradients that are compared.
         memory_steps: Numbers of fixed Euler steps.
+        states: Of the network whose gradients are compared.
         tolerances: Both tolerances of the compared gradients.
         network_steps: Bound on the network's steps there.
         repeats: Timed calls of each compared gradient.
@@ -83,6 +89,7 @@ class Sizes:
     trained_at: tuple[float, ...]
     batch: int
     memory_steps: tuple[int, ...]
+    states: tuple[Literal["fresh", "trained"], ...]
     tolerances: tuple[float, ...]
     network_steps: int
     repeats: int
@@ -104,6 +111,7 @@ FULL = Sizes(
     trained_at=(1e-1, 1e-2, 1e-4),
     batch=16,
     memory_steps=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+    states=("fresh", "trained"),
     tolerances=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     network_steps=256,
     repeats=5,
@@ -111,7 +119,7 @@ FULL = Sizes(
     horizons=(1, 2, 5, 10, 50),
     settings=(("float32", 1e-3), ("float64", 1e-6)),
     field_steps=1024,
-    scored=10_000,
+    scored=5_000,
     score_tolerances=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     score_steps=(1, 2, 5, 20),
     blocks=6,
@@ -127,21 +135,39 @@ QUICK = Sizes(
         batch_size=32,
     ),
     looks=10,
-    trained_at=(1e-1, 1e-2),
+    trained_at=(1e-1,),
     batch=4,
     memory_steps=(1, 10),
+    states=("trained",),
     tolerances=(1e-1, 1e-3),
     network_steps=64,
     repeats=1,
-    problems=("decay", "rotation"),
+    problems=("rotation",),
     horizons=(1, 5),
     settings=(("float32", 1e-3),),
     field_steps=64,
     scored=100,
-    score_tolerances=(1e-1, 1e-2),
-    score_steps=(1, 2),
+    score_tolerances=(1e-1, 1e-3),
+    score_steps=(2,),
     blocks=2,
 )
+
+
+def sizes_for(config: AdjointsConfig) -> Sizes:
+    """The full or the quick ones, with what was asked for in their place.
+
+    Everything but the data set, which is not known yet, is in the recipe then.
+    """
+    chosen = QUICK if config.quick else FULL
+    epochs = config.epochs or chosen.recipe.epochs
+    recipe = dataclasses.replace(
+        chosen.recipe,
+        epochs=epochs,
+        decay_epochs=epochs,
+        train_size=config.train_size or chosen.recipe.train_size,
+        seed=config.seed,
+    )
+    return dataclasses.replace(chosen, recipe=recipe)
 
 
 def check(config: AdjointsConfig) -> None:
@@ -152,8 +178,12 @@ def check(config: AdjointsConfig) -> None:
     """
     if not config.parts:
         raise InputError(f"--parts needs at least one of {', '.join(PARTS)}.")
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"--seed must be from 0 to 2**32 - 1; got {config.seed}.")
+    for name in ("epochs", "train_size"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} must be above 0; got {value}.")
+    check_recipe(sizes_for(config).recipe)
 
 
 def check_adjoints(asked: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Five ways in which a state can behave in time. Solving forwards, what is close t
 comes closer, keeps its distance or moves apart; solving backwards, the other way round.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,30 +29,48 @@ class Decay(eqx.Module):
 
 
 class Spiral(eqx.Module):
-    """dy/dt = A (y - centre), with A the matrix of a growth and a turn.
+    """dy/dt = A y, with A the matrix of a growth and a turn.
 
     Attributes:
-        growth: Below 0 the state spirals into the centre and forgets where it came
-            from; at 0 it turns; above, it spirals out.
+        growth: At 0 the state turns about the origin; above, it spirals out.
         frequency: Of the turn, radians per unit of time.
-        centre: Where the field is zero.
     """
 
     growth: Float[Array, ""]
     frequency: Float[Array, ""]
-    centre: Float[Array, "2"]
 
     def __call__(self, t: Any, y: Float[Array, "2"], args: Any) -> Float[Array, "2"]:
-        x = y - self.centre
-        turned = jnp.stack([-x[1], x[0]])
-        return self.growth * x + self.frequency * turned
+        return self.growth * y + self.frequency * _turned(y)
 
     def exact(self, y0: Float[Array, "2"], t: ArrayLike) -> Float[Array, "2"]:
         """As in `Decay`."""
-        x, angle = y0 - self.centre, self.frequency * t
-        turned = jnp.stack([-x[1], x[0]])
-        at_t = jnp.cos(angle) * x + jnp.sin(angle) * turned
-        return self.centre + jnp.exp(self.growth * t) * at_t
+        angle = self.frequency * t
+        at_t = jnp.cos(angle) * y0 + jnp.sin(angle) * _turned(y0)
+        return jnp.exp(self.growth * t) * at_t
+
+
+def _turned(y: Float[Array, "2"]) -> Float[Array, "2"]:
+    """By a quarter."""
+    return jnp.stack([-y[1], y[0]])
+
+
+class Logistic(eqx.Module):
+    """dy/dt = rate * y * (1 - y / capacity): every state ends at the capacity.
+
+    Not linear, so the cotangent depends on the state. A linear field's does not, and
+    its gradient may survive a state that was not found again.
+    """
+
+    rate: Float[Array, ""]
+    capacity: Float[Array, "2"]
+
+    def __call__(self, t: Any, y: Float[Array, "2"], args: Any) -> Float[Array, "2"]:
+        return self.rate * y * (1 - y / self.capacity)
+
+    def exact(self, y0: Float[Array, "2"], t: ArrayLike) -> Float[Array, "2"]:
+        """As in `Decay`."""
+        # Not with exp(+rate * t), which overflows first.
+        return self.capacity / (1 + (self.capacity / y0 - 1) * jnp.exp(-self.rate * t))
 
 
 class Stiff(eqx.Module):
@@ -75,14 +94,12 @@ class Problem:
     """An initial value problem whose solution is known.
 
     Attributes:
-        name: For tables.
-        label: For legends: its name with what decides its behaviour.
+        name: For tables and legends.
         field: A module with a method `exact(y0, t)`.
         y0: State at time 0.
     """
 
     name: str
-    label: str
     field: Any
     y0: Any
 
@@ -108,43 +125,18 @@ def exact_gradient(problem: Problem, t: float) -> Any:
         return jax.device_get(jax.grad(loss_fn)(problem.params(np.float64)))
 
 
-def _spiral(growth: float, frequency: float, centre: tuple[float, float]) -> Spiral:
-    return Spiral(*map(np.asarray, (growth, frequency, centre)))  # pyright: ignore[reportArgumentType]
+def _problem(name: str, kind: Callable[..., Any], *numbers: Any, y0: Any) -> Problem:
+    return Problem(name, kind(*map(np.asarray, numbers)), np.asarray(y0))
 
 
 # The rates are such that float32 holds every state and every gradient up to time 50.
 PROBLEMS = {
     problem.name: problem
     for problem in (
-        Problem(
-            "decay",
-            "decay, rates 0.1 to 0.3",
-            Decay(np.array([0.1, 0.2, 0.3])),  # pyright: ignore[reportArgumentType]
-            np.array([1.0, -0.7, 0.4]),
-        ),
-        Problem(
-            "rotation",
-            "rotation, frequency 1",
-            _spiral(0.0, 1.0, (0.0, 0.0)),
-            np.array([1.0, 0.3]),
-        ),
-        Problem(
-            "contracting",
-            "contracting, rate 1",
-            _spiral(-1.0, 2.0, (1.0, 0.5)),
-            np.array([2.0, -1.0]),
-        ),
-        Problem(
-            "expanding",
-            "expanding, rate 1",
-            _spiral(1.0, 2.0, (0.2, 0.1)),
-            np.array([1.0, -0.5]),
-        ),
-        Problem(
-            "stiff",
-            "stiff, rate 100",
-            Stiff(np.array(100.0), np.array([1.3])),  # pyright: ignore[reportArgumentType]
-            np.array([2.0]),
-        ),
+        _problem("decay", Decay, [0.1, 0.2, 0.3], y0=[1.0, -0.7, 0.4]),
+        _problem("rotation", Spiral, 0.0, 1.0, y0=[1.0, 0.3]),
+        _problem("contracting", Logistic, 1.0, [1.5, 1.1], y0=[0.2, 0.6]),
+        _problem("expanding", Spiral, 1.0, 2.0, y0=[1.0, -0.5]),
+        _problem("stiff", Stiff, 100.0, [1.3], y0=[2.0]),
     )
 }

@@ -13,6 +13,7 @@ from _adjoints_style import (
     legend_below,
     line,
     look,
+    plain_ticks,
     save,
 )
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 
 
 Records = list[dict[str, Any]]
+_LOST = 1e4
 FAILURES = "x at the top edge: failed, see the table"
 
 
@@ -65,7 +67,7 @@ def tolerance(records: Records) -> dict[str, Figure]:
 
 
 def _work_precision(problems: dict[str, Records]) -> Figure:
-    width = 1 + 3.4 * len(problems)
+    width = 1 + (2.5 if len(problems) > 2 else 3.6) * len(problems)
     figure = Figure(figsize=(width, 6.8), layout="constrained")
     grid = figure.subplots(2, len(problems), squeeze=False, sharey="col")
     every = [record for own in problems.values() for record in own]
@@ -90,17 +92,18 @@ def _work_precision(problems: dict[str, Records]) -> Figure:
             if known:
                 axes.axhline(known[0], color="0.6", lw=1, label="error of the truth")
         above.invert_xaxis()
+        plain_ticks(below.xaxis)
         first = column == 0
         finish(above, "rtol = atol", "relative gradient error" if first else None)
         finish(below, "ms per gradient", "relative gradient error" if first else None)
-    legend_below(figure, grid.ravel().tolist())
+    legend_below(figure, grid.ravel().tolist(), columns=6)
     figure.suptitle("Gradient error against tolerance and time")
     return figure
 
 
 def training(records: Records) -> dict[str, Figure]:
     """Field calls along training."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     calls, ratio, error = figure.subplots(1, 3)
     for index, (name, own) in enumerate(_groups(records, "network").items()):
         epochs = [r["middle"] for r in own]
@@ -118,7 +121,7 @@ def training(records: Records) -> dict[str, Figure]:
     error.set_yscale("log")
     finish(calls, "epochs", "field calls per training step")
     finish(ratio, "epochs", "backward over forward calls")
-    finish(error, "epochs", "relative error of the state solved backwards")
+    finish(error, "epochs", "relative error of y(0), solved back")
     legend_below(figure, [calls], columns=3)
     figure.suptitle("Field calls of backsolve along training")
     return {"training": figure}
@@ -132,8 +135,8 @@ def horizon(records: Records) -> dict[str, Figure]:
     problems = _names(records, "problem")
     panels = (
         ("backsolve", "reconstruction_error", "relative error of y(0), solved back"),
-        ("backsolve", "gradient_error", "gradient error, backsolve"),
-        ("checkpoint", "gradient_error", "gradient error, checkpoint"),
+        ("backsolve", "gradient_error", "relative gradient error, backsolve"),
+        ("checkpoint", "gradient_error", "relative gradient error, checkpoint"),
     )
     for row, ((dtype, tolerance), inside) in zip(grid, settings.items(), strict=True):
         for axes, (adjoint, key, label) in zip(row, panels, strict=True):
@@ -144,6 +147,8 @@ def horizon(records: Records) -> dict[str, Figure]:
                 line(axes, [c["horizon"] for c in cells], values, problem, **style)
             axes.axhline(1, color="0.4", lw=0.8)
             axes.set(xscale="log", yscale="log")
+            # What leaves through the top is lost, whatever its size.
+            axes.set_ylim(top=min(axes.get_ylim()[1], _LOST))
             ticks = sorted({r["horizon"] for r in records})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
@@ -169,6 +174,8 @@ def solvers(records: Records) -> dict[str, Figure]:
         if ours and ours[0] is not None:
             axes.axhline(ours[0], color="0.4", lw=1, label="as trained")
         axes.set(xscale="log", yscale="log")
+        plain_ticks(axes.xaxis)
+        plain_ticks(axes.yaxis)
         finish(axes, "field calls per solve", None)
     row[0].set_ylabel("test images wrong, %")
     legend_below(figure, row.tolist(), columns=8)

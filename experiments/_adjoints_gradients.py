@@ -64,8 +64,10 @@ def tolerance_records(
     batch = sizes.batch
     images = jnp.asarray(dataset.train.images[:batch])
     labels = jnp.asarray(dataset.train.labels[:batch])
-    fresh = ode_variant(networks.recipe, sizes.trained_at[0]).build()
-    for name, model in (("fresh", fresh), ("trained", networks.usual().model)):
+    for name in sizes.states:
+        model = networks.usual().model
+        if name == "fresh":
+            model = ode_variant(networks.recipe, sizes.trained_at[0]).build()
         reporter.info(f"  network, {name}")
         yield from _compared(
             f"network, {name}",

@@ -1,7 +1,7 @@
 """How far a state can be solved backwards, and what that does to the gradient."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -46,7 +46,7 @@ class Gradients:
 
     def __call__(
         self,
-        adjoint: str,
+        adjoint: Any,
         dtype: str,
         tolerance: float,
         t1: float,
@@ -61,12 +61,15 @@ class Gradients:
             key = adjoint, dtype, steps
             if key not in self._compiled:
                 self._compiled[key] = self._compile(adjoint, steps)
+            compute = self._compiled[key]
             numbers = [jnp.asarray(x, dtype) for x in (t1, tolerance)]
             params, rest = self.make(np.dtype(dtype))
-            (_, forward), gradient, backward = self._compiled[key](params, rest, *numbers)
+            (_, forward), gradient, backward = self._compiled[key](
+                params, rest, *numbers
+            )
             return jax.device_get((gradient, forward, backward))
 
-    def _compile(self, adjoint: str, max_steps: int) -> Callable:
+    def _compile(self, adjoint: Any, max_steps: int) -> Callable:
         def loss_fn(params, rest, t1, tolerance):
             field, y0 = params
             solution = jaxode.odeint(
@@ -149,7 +152,7 @@ def _cells(
     adjoints: tuple[str, ...],
     sizes: Sizes,
     gradients: Gradients,
-    truths: dict[float, tuple[Any, float | None]],
+    truths: Mapping[float, tuple[Any, float | None]],
     reporter: Reporter,
 ) -> Iterator[dict[str, Any]]:
     reporter.info(f"  {name}")
@@ -190,11 +193,14 @@ def _outcome(outcome: Any, truth: Any, failure: str | None) -> dict[str, Any]:
         failure = "the backward solve failed"
     elif error is None and truth is not None:
         failure = "the gradient is not finite"
+    lost = failure is not None
+    if reconstruction is None and not lost:
+        failure = "y(0) solved backwards is beyond float32"
     values = forward.nfe, forward.num_steps, backward.nfe, backward.num_steps
     record = dict(zip(counts, map(int, values), strict=True))
     return {
-        "gradient_error": None if failure else error,
-        "reconstruction_error": None if failure else reconstruction,
+        "gradient_error": None if lost else error,
+        "reconstruction_error": None if lost else reconstruction,
         **record,
         "failure": failure,
     }

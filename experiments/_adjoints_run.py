@@ -8,7 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _adjoints_config import AdjointsConfig, check_adjoints, FULL, PartName, QUICK
+from _adjoints_config import (
+    AdjointsConfig,
+    check_adjoints,
+    PartName,
+    Sizes,
+)
 from _adjoints_figures import draw
 from _adjoints_gradients import memory_records, tolerance_records
 from _adjoints_horizon import horizon_records
@@ -16,7 +21,7 @@ from _adjoints_networks import solver_records, training_records, twin_records
 from _adjoints_tables import write_table
 from _adjoints_training import Networks
 from _report import Reporter
-from _run_folder import git_commit, RunFolder, versions
+from _run_folder import git_commit, RunFolder, stored_settings, versions
 from _setup import describe_devices
 
 import jaxode
@@ -35,7 +40,7 @@ def run(config: AdjointsConfig) -> Path:
         jaxode.CheckpointError: if the run that was named cannot be read.
     """
     adjoints = check_adjoints(config.adjoints, tuple(ADJOINTS))
-    sizes = QUICK if config.quick else FULL
+    sizes = sizes_for(config)
     reporter = Reporter(config.quiet)
     folder = RunFolder.create(config.out, "adjoints", instead="")
     try:
@@ -44,7 +49,7 @@ def run(config: AdjointsConfig) -> Path:
             config.dataset, data_dir=config.data_dir, on_notice=reporter.notice
         )
         reporter.info(f"data set    {dataset.name}")
-        networks = Networks(dataset, sizes, config.seed, config.run, reporter)
+        networks = Networks(dataset, sizes, config.run, reporter)
         ways: dict[PartName, Callable[[], Any]] = {
             "memory": lambda: memory_records(adjoints, sizes, reporter),
             "tolerance": lambda: tolerance_records(
@@ -57,7 +62,7 @@ def run(config: AdjointsConfig) -> Path:
             "solvers": lambda: solver_records(sizes, networks, dataset, reporter),
             "twins": lambda: twin_records(sizes, networks),
         }
-        about = _about(config, dataset, adjoints)
+        about = _about(config, sizes, dataset, adjoints)
         for part in dict.fromkeys(config.parts):
             reporter.info(f"{part}")
             start = time.perf_counter()
@@ -77,16 +82,20 @@ def run(config: AdjointsConfig) -> Path:
 
 
 def _about(
-    config: AdjointsConfig, dataset: jaxode.Dataset, adjoints: tuple[str, ...]
+    config: AdjointsConfig,
+    sizes: Sizes,
+    dataset: jaxode.Dataset,
+    adjoints: tuple[str, ...],
 ) -> dict[str, Any]:
     """Where the numbers come from; part of every table, since parts can be redone."""
+    recipe = stored_settings(dataclasses.replace(sizes.recipe, dataset=dataset.name))
     return {
         "dataset": dataset.name,
         "seed": config.seed,
         "run": config.run and str(config.run),
         "quick": config.quick,
         "adjoints": adjoints,
-        "sizes": dataclasses.asdict(QUICK if config.quick else FULL),
+        "sizes": {**dataclasses.asdict(sizes), "recipe": recipe},
         "device": describe_devices(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": versions(),

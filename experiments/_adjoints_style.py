@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; each comes
@@ -42,6 +44,8 @@ def line(
     gaps = [float("nan") if value is None else value for value in y]
     axes.plot(x, gaps, label=label, linewidth=1.4, **style)
     missing = [at for at, value in zip(x, y, strict=True) if value is None]
+    if not missing:
+        return
     axes.plot(
         missing,
         [1.0] * len(missing),
@@ -61,6 +65,13 @@ def finish(axes: Axes, xlabel: str | None, ylabel: str | None) -> None:
     if ylabel:
         axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3, which="major")
+
+
+def plain_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10 and so on, on a logarithmic axis that spans a decade or two."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:

@@ -96,11 +96,10 @@ class Networks:
         self,
         dataset: jaxode.Dataset,
         sizes: Sizes,
-        seed: int,
         run: Path | None,
         reporter: Reporter,
     ):
-        self.recipe = dataclasses.replace(sizes.recipe, seed=seed, dataset=dataset.name)
+        self.recipe = dataclasses.replace(sizes.recipe, dataset=dataset.name)
         self.given = None if run is None else load_run(run, dataset)
         self._sizes, self._dataset, self._reporter = sizes, dataset, reporter
         self._trained: dict[Variant, Trained] = {}
