@@ -73,7 +73,7 @@ class Sizes:
         states: Of the network whose gradients are compared.
         tolerances: Both tolerances of the compared gradients.
         network_steps: Bound on the network's steps there.
-        repeats: Timed calls of each compared gradient.
+        rounds: In which the compared gradients take turns to be timed.
         problems: Analytic fields, by name.
         horizons: Ends of the integration.
         settings: Precision and tolerance over the horizons.
@@ -92,7 +92,7 @@ class Sizes:
     states: tuple[Literal["fresh", "trained"], ...]
     tolerances: tuple[float, ...]
     network_steps: int
-    repeats: int
+    rounds: int
     problems: tuple[str, ...]
     horizons: tuple[float, ...]
     settings: tuple[tuple[str, float], ...]
@@ -114,7 +114,7 @@ FULL = Sizes(
     states=("fresh", "trained"),
     tolerances=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     network_steps=256,
-    repeats=5,
+    rounds=5,
     problems=("decay", "rotation", "contracting", "expanding", "stiff"),
     horizons=(1, 2, 5, 10, 50),
     settings=(("float32", 1e-3), ("float64", 1e-6)),
@@ -141,7 +141,7 @@ QUICK = Sizes(
     states=("trained",),
     tolerances=(1e-1, 1e-3),
     network_steps=64,
-    repeats=1,
+    rounds=1,
     problems=("rotation",),
     horizons=(1, 5),
     settings=(("float32", 1e-3),),

@@ -58,27 +58,28 @@ def tolerance_records(
     options = dict(
         adjoints=adjoints,
         rtols=sizes.tolerances,
-        repeats=sizes.repeats,
+        rounds=sizes.rounds,
         progress=reporter.is_live,
     )
     batch = sizes.batch
     images = jnp.asarray(dataset.train.images[:batch])
     labels = jnp.asarray(dataset.train.labels[:batch])
-    for name in sizes.states:
+    for state in sizes.states:
         model = networks.usual().model
-        if name == "fresh":
+        if state == "fresh":
             model = ode_variant(networks.recipe, sizes.trained_at[0]).build()
-        reporter.info(f"  network, {name}")
-        yield from _compared(
-            f"network, {name}",
-            lambda model, *data: jaxode.cross_entropy(model, *data)[0],
-            (model, images, labels),
-            options | {"max_steps": sizes.network_steps},
-        )
+        name, bound = f"network, {state}", {"max_steps": sizes.network_steps}
+        reporter.info(f"  {name}")
+        data = model, images, labels
+        yield from _compared(name, _network_loss, data, options | bound, reporter)
     for name in sizes.problems:
         reporter.info(f"  {name}")
         params = PROBLEMS[name].params(jnp.float32)
-        yield from _compared(name, _field_loss, (params,), options)
+        yield from _compared(name, _field_loss, (params,), options, reporter)
+
+
+def _network_loss(model: jaxode.ODENet, images: Any, labels: Any) -> jax.Array:
+    return jaxode.cross_entropy(model, images, labels)[0]
 
 
 def _field_loss(params: Any) -> jax.Array:
@@ -88,15 +89,20 @@ def _field_loss(params: Any) -> jax.Array:
 
 
 def _compared(
-    problem: str, loss_fn: Callable, arguments: tuple, options: dict[str, Any]
+    problem: str,
+    loss_fn: Callable,
+    arguments: tuple,
+    options: dict[str, Any],
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:
     comparison, failure = attempt(
         lambda: jaxode.compare_adjoints(loss_fn, *arguments, **options)
     )
     if comparison is None:
         return [{"problem": problem, "failure": failure}]
+    reporter.info(comparison.verdict)
     found = comparison.to_dict()
-    shared = {"problem": problem, "reference_error": comparison.reference_error}
+    shared = {"problem": problem, "reference_error": found["reference"]["error"]}
     return [shared | cell for cell in found["cells"]]
 
 

@@ -64,9 +64,7 @@ class Gradients:
             compute = self._compiled[key]
             numbers = [jnp.asarray(x, dtype) for x in (t1, tolerance)]
             params, rest = self.make(np.dtype(dtype))
-            (_, forward), gradient, backward = self._compiled[key](
-                params, rest, *numbers
-            )
+            (_, forward), gradient, backward = compute(params, rest, *numbers)
             return jax.device_get((gradient, forward, backward))
 
     def _compile(self, adjoint: Any, max_steps: int) -> Callable:

@@ -13,6 +13,7 @@ from _adjoints_config import (
     check_adjoints,
     PartName,
     Sizes,
+    sizes_for,
 )
 from _adjoints_figures import draw
 from _adjoints_gradients import memory_records, tolerance_records

@@ -23,17 +23,19 @@ def write_table(folder: Path, part: str, records: Records, **about: Any) -> None
 
 
 def _as_csv(records: Records) -> str:
+    """One line for each record, without what is not a single value."""
     # Cells that failed lack some columns, and may come first.
-    names = list(dict.fromkeys(name for record in records for name in record))
+    names = dict.fromkeys(
+        name
+        for record in records
+        for name, value in record.items()
+        if not isinstance(value, dict | list)
+    )
     file = io.StringIO()
-    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _flat(v) for name, v in r.items()} for r in records)
+    writer.writerows(records)
     return file.getvalue()
-
-
-def _flat(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def read_tables(folder: Path, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
