@@ -29,7 +29,7 @@ def draw(folder: Path, tables: Mapping[str, dict[str, Any]]) -> None:
     """Draws what the tables allow into `PART.png` and its like."""
     for part, table in tables.items():
         records, note = table["records"], _note(table)
-        for name, figure in _FIGURES[part](records).items():
+        for name, figure in FIGURES[part](records).items():
             figure.suptitle(f"{figure.get_suptitle()} ({note})", fontsize=11)
             save(figure, folder / f"{name}.png")
 
@@ -233,7 +233,7 @@ def _names(records: Records, key: str) -> list[Any]:
     return list(_groups(records, key))
 
 
-_FIGURES = {
+FIGURES = {
     "memory": memory,
     "tolerance": tolerance,
     "training": training,

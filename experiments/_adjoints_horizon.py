@@ -161,9 +161,6 @@ def _cells(
         for t1 in sizes.horizons
     ]
     for adjoint, dtype, tolerance, t1 in with_bar(cells, name, reporter):
-        outcome, failure = attempt(
-            lambda cell=(adjoint, dtype, tolerance, t1): gradients(*cell)
-        )
         truth, reference_error = truths[t1]
         yield {
             "problem": name,
@@ -172,8 +169,21 @@ def _cells(
             "tolerance": tolerance,
             "horizon": t1,
             "reference_error": reference_error,
-            **_outcome(outcome, truth, failure),
+            **horizon_cell(gradients, adjoint, dtype, tolerance, t1, truth),
         }
+
+
+def horizon_cell(
+    gradients: Gradients,
+    adjoint: str,
+    dtype: str,
+    tolerance: float,
+    t1: float,
+    truth: Any,
+) -> dict[str, Any]:
+    """Errors and counts of one gradient, or why there is none."""
+    outcome, failure = attempt(lambda: gradients(adjoint, dtype, tolerance, t1))
+    return _outcome(outcome, truth, failure)
 
 
 def _outcome(outcome: Any, truth: Any, failure: str | None) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def solver_records(
         every = [*every, networks.given]
     for trained in every:
         reporter.info(f"  {trained.name}")
-        for solve in with_bar(_solves(sizes, trained), trained.name, reporter):
+        for solve in with_bar(scored_under(sizes, trained), trained.name, reporter):
             model = trained.model.with_solve(adjoint="checkpoint", **_settings(solve))
             score, failure = attempt(
                 lambda m=model: test_record(
@@ -66,7 +66,8 @@ def solver_records(
             }
 
 
-def _solves(sizes: Sizes, trained: Trained) -> list[dict[str, Any]]:
+def scored_under(sizes: Sizes, trained: Trained) -> list[dict[str, Any]]:
+    """Solver with a tolerance or a number of steps: the network's own, then others."""
     config = trained.config
     fixed = config.fixed_steps
     own = {
