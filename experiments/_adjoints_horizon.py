@@ -188,30 +188,32 @@ def horizon_cell(
 
 def _outcome(outcome: Any, truth: Any, failure: str | None) -> dict[str, Any]:
     counts = "nfe_forward forward_steps nfe_backward backward_steps".split()
-    names = ["gradient_error", "reconstruction_error", *counts]
-    record = dict.fromkeys(names)
+    errors: dict[str, float | None] = dict.fromkeys(
+        ("gradient_error", "reconstruction_error")
+    )
     if outcome is None:
-        return record | {"failure": failure}
+        return errors | dict.fromkeys(counts) | {"failure": failure}
     gradient, forward, backward = outcome
-    error = None if truth is None else finite(relative_l2(gradient, truth))
-    reconstruction = finite(float(backward.reconstruction_error))
     if not forward.success:
         failure = "the forward solve failed"
     elif backward.num_failures:
         failure = "the backward solve failed"
-    elif error is None and truth is not None:
-        failure = "the gradient is not finite"
-    lost = failure is not None
-    if reconstruction is None and not lost:
-        failure = "y(0) solved backwards is beyond float32"
+    else:
+        errors["reconstruction_error"] = finite(float(backward.reconstruction_error))
+        if errors["reconstruction_error"] is None:
+            failure = "y(0) solved backwards is beyond float32"
+        if truth is not None:
+            errors["gradient_error"] = finite(relative_l2(gradient, truth))
+        if errors["gradient_error"] is None:
+            failure = "no truth" if truth is None else "the gradient is not finite"
     values = forward.nfe, forward.num_steps, backward.nfe, backward.num_steps
-    record = dict(zip(counts, map(int, values), strict=True))
-    return {
-        "gradient_error": None if lost else error,
-        "reconstruction_error": None if lost else reconstruction,
-        **record,
-        "failure": failure,
-    }
+    record = dict(zip(counts, map(_count, values), strict=True))
+    return {**errors, **record, "failure": failure}
+
+
+def _count(value: Any) -> int | None:
+    """A solver that hides its calls has `None` forwards and NaN backwards."""
+    return None if value is None or not np.isfinite(value) else int(value)
 
 
 def relative_l2(actual: Any, expected: Any) -> float:
@@ -220,6 +222,14 @@ def relative_l2(actual: Any, expected: Any) -> float:
     difference = size = 0.0
     for a, e in pairs:
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        difference += float(np.sum((a - e) ** 2))
-        size += float(np.sum(e**2))
-    return math.sqrt(difference / size)
+        difference = math.hypot(difference, _norm(a - e))
+        size = math.hypot(size, _norm(e))
+    return difference / size if size else math.inf
+
+
+def _norm(x: np.ndarray) -> float:
+    """Without squares that overflow where the norm does not."""
+    largest = float(np.max(np.abs(x)))
+    if not largest or not math.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(x / largest))

@@ -81,6 +81,8 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
         handles, labels = one.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             found.setdefault(label, handle)
+    if not found:
+        return
     figure.legend(
         list(found.values()),
         list(found),

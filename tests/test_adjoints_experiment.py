@@ -62,6 +62,9 @@ def test_exact_gradient_at_the_longest_horizon_fits_into_float32(name):
 def test_relative_l2_is_over_all_arrays_together():
     # |(0, 3) - (4, 0)| over |(4, 0)|, where no array alone has that ratio.
     assert relative_l2((0.0, 3.0), (4.0, 0.0)) == 5 / 4
+    # The square of 1e200 is beyond float64.
+    assert relative_l2((0.0, 3e200), (4e200, 0.0)) == 5 / 4
+    assert np.isnan(relative_l2((0.0, np.nan), (4.0, 0.0)))
 
 
 # Rows
