@@ -128,18 +128,20 @@ def training(records: Records) -> dict[str, Figure]:
 
 
 def horizon(records: Records) -> dict[str, Figure]:
-    """Reconstruction and gradient error against the horizon."""
+    """Reconstruction error of backsolve, and every gradient's, against the horizon."""
     settings = _groups(records, "dtype", "tolerance")
-    figure = Figure(figsize=(11, 1 + 3.4 * len(settings)), layout="constrained")
-    grid = figure.subplots(len(settings), 3, squeeze=False, sharex=True)
+    adjoints = _names(records, "adjoint")
+    panels = [("backsolve", "reconstruction_error", "relative error of y(0)")]
+    panels = [panel for panel in panels if panel[0] in adjoints]
+    panels += [(name, "gradient_error", "relative gradient error") for name in adjoints]
+    size = 1 + 3.3 * len(panels), 1 + 3.4 * len(settings)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(settings), len(panels), squeeze=False, sharex=True)
     problems = _names(records, "problem")
-    panels = (
-        ("backsolve", "reconstruction_error", "relative error of y(0), solved back"),
-        ("backsolve", "gradient_error", "relative gradient error, backsolve"),
-        ("checkpoint", "gradient_error", "relative gradient error, checkpoint"),
-    )
     for row, ((dtype, tolerance), inside) in zip(grid, settings.items(), strict=True):
         for axes, (adjoint, key, label) in zip(row, panels, strict=True):
+            if key == "gradient_error" and axes is not row[-1]:
+                axes.sharey(row[-1])
             own = [r for r in inside if r["adjoint"] == adjoint]
             for problem, cells in _groups(own, "problem").items():
                 style = look(problems.index(problem))
@@ -147,13 +149,16 @@ def horizon(records: Records) -> dict[str, Figure]:
                 line(axes, [c["horizon"] for c in cells], values, problem, **style)
             axes.axhline(1, color="0.4", lw=0.8)
             axes.set(xscale="log", yscale="log")
-            # What leaves through the top is lost, whatever its size.
-            axes.set_ylim(top=min(axes.get_ylim()[1], _LOST))
             ticks = sorted({r["horizon"] for r in records})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-            axes.set_title(f"{dtype}, rtol = atol = {tolerance:g}", fontsize=9)
+            axes.set_title(
+                f"{adjoint}\n{dtype}, rtol = atol = {tolerance:g}", fontsize=9
+            )
             finish(axes, "horizon T, units of time", label)
+        for axes in row:
+            # What leaves through the top is lost, whatever its size.
+            axes.set_ylim(top=min(axes.get_ylim()[1], _LOST))
     legend_below(figure, grid.ravel().tolist(), columns=6)
     figure.suptitle(f"Solving backwards from y(T); {FAILURES}")
     return {"horizon": figure}

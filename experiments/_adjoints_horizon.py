@@ -21,7 +21,7 @@ import jaxode
 NETWORK = "trained network"
 _ANALYTIC_STEPS = 16_384
 _TRUTH_STEPS = 65_536
-_TRUTH_TOLERANCE = 1e-8
+_TRUTH_TOLERANCE = 1e-9
 
 
 class Gradients:
