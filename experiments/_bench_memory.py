@@ -49,20 +49,27 @@ def _gradient(field, y0, adjoint: Any, steps: int):
     return jax.grad(loss_fn)(field)
 
 
-def temporary_bytes() -> list[Memory]:
-    """Compiles, and does not run, the gradient of the post's field at each length."""
+def measure(adjoint: str, steps: int) -> Memory | None:
+    """Compiles, and does not run, the gradient of the post's field.
+
+    Returns:
+        `None` where the compiler gives no account of its memory.
+    """
     field = jaxode.ConvField(6, key=jax.random.key(0))
     y0 = jax.random.normal(jax.random.key(1), (16, 6, 26, 26))
-    found = []
-    for adjoint in ("backsolve", "checkpoint", "direct"):
-        for steps in STEPS:
-            compiled = (
-                jax.jit(_gradient, static_argnums=(2, 3))
-                .lower(field, y0, adjoint, steps)
-                .compile()
-            )
-            analysis = compiled.memory_analysis()
-            if analysis is not None:
-                size = analysis.temp_size_in_bytes
-                found.append(Memory(adjoint, steps, size, y0.nbytes))
-    return found
+    compiled = (
+        jax.jit(_gradient, static_argnums=(2, 3))
+        .lower(field, y0, adjoint, steps)
+        .compile()
+    )
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return Memory(adjoint, steps, analysis.temp_size_in_bytes, y0.nbytes)
+
+
+def temporary_bytes() -> list[Memory]:
+    """The memory of every adjoint at each length."""
+    adjoints = ("backsolve", "checkpoint", "direct")
+    found = [measure(adjoint, steps) for adjoint in adjoints for steps in STEPS]
+    return [memory for memory in found if memory is not None]

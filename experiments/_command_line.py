@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
-from _config import Config, EvaluateConfig, NOT_ADAPTIVE, NOT_COMPARED
+from _config import Config, NOT_ADAPTIVE, NOT_COMPARED
 
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message is all they need to see."""
 
 
-_Settings = TypeVar("_Settings", Config, EvaluateConfig)
+_Settings = TypeVar("_Settings")
 
 
 def peek(arguments: Sequence[str], option: str) -> str | None:

@@ -70,9 +70,9 @@ class Trainer:
         start = time.perf_counter()
         train = compile_ahead(
             jaxode.train_steps,
-            self._data(0),
+            self.data(0),
             state,
-            self._zeros(),
+            self.zeros(),
             **self._train_options(),
         )
         middle = time.perf_counter()
@@ -110,14 +110,16 @@ class Trainer:
             "epoch": epoch,
             "dataset": self.dataset_name,
             "scored_on": self.scored_name,
-            **_train_record(train),
+            **train_record(train),
             **test_record(test),
             "train_seconds": round(train_seconds, 4),
             "test_seconds": round(test_seconds, 4),
             "images_per_second": round(len(self.train_set) / train_seconds, 2),
         }
 
-    def score(self, model: jaxode.ODENet, programs: Programs) -> dict[str, Any]:
+    def score(
+        self, model: jaxode.ODENet | jaxode.ResNet, programs: Programs
+    ) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
         scored = self.scored_set
         metrics = programs.evaluate(
@@ -128,17 +130,13 @@ class Trainer:
     def _train(
         self, state: jaxode.TrainState, epoch: int, programs: Programs, show: Show
     ) -> tuple[jaxode.TrainState, dict[str, Any]]:
-        data, metrics = self._data(epoch), self._zeros()
+        data, metrics = self.data(epoch), self.zeros()
         totals: dict[str, Any] = {}
         row, size = 0, _FIRST_STEPS
         start = now = time.perf_counter()
         while row < self.steps_per_epoch:
             stop = min(row + size, self.steps_per_epoch)
-            rows = place(jnp.asarray([row, stop], jnp.int32), self.sharding)
-            data = dataclasses.replace(data, rows=rows)
-            state, metrics = programs.train(
-                data, state, metrics, **self._train_options()
-            )
+            state, metrics = self.run_rows(data, state, metrics, (row, stop), programs)
             totals = on_host(metrics)
             before, now = now, time.perf_counter()
             if int(state.skipped_in_a_row) >= jaxode.MAX_SKIPPED_IN_A_ROW:
@@ -149,7 +147,21 @@ class Trainer:
             show(images, now - start, totals["loss"], totals["skipped_steps"])
         return state, totals
 
-    def _data(self, epoch: int) -> jaxode.TrainData:
+    def run_rows(
+        self,
+        data: jaxode.TrainData,
+        state: jaxode.TrainState,
+        metrics: jaxode.Metrics,
+        rows: tuple[int, int],
+        programs: Programs,
+    ) -> tuple[jaxode.TrainState, jaxode.Metrics]:
+        """Trains on some rows of an epoch; `state` and `metrics` are donated."""
+        placed = place(jnp.asarray(rows, jnp.int32), self.sharding)
+        data = dataclasses.replace(data, rows=placed)
+        return programs.train(data, state, metrics, **self._train_options())
+
+    def data(self, epoch: int) -> jaxode.TrainData:
+        """What the steps of an epoch read."""
         keys = Keys.of(self.config.seed)
         num_images, batch_size = len(self.train_set), self.config.batch_size
         data = jaxode.TrainData(
@@ -161,7 +173,8 @@ class Trainer:
         )
         return place(data, self.sharding)
 
-    def _zeros(self) -> jaxode.Metrics:
+    def zeros(self) -> jaxode.Metrics:
+        """Metrics to start adding to."""
         return place(jaxode.Metrics.zeros(), self.sharding)
 
     def _train_options(self) -> dict[str, Any]:
@@ -191,7 +204,8 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _train_record(sums: dict[str, Any]) -> dict[str, Any]:
+def train_record(sums: dict[str, Any]) -> dict[str, Any]:
+    """What training steps contribute to a line of `metrics.jsonl`."""
     steps = sums["batches"]
     return {
         "train_loss": sums["loss"],

@@ -34,14 +34,24 @@ class RunFolder:
         self.stopped = path / "stopped.eqx"
 
     @classmethod
-    def create(cls, path: Path | None, adjoint: str) -> "RunFolder":
+    def create(
+        cls,
+        path: Path | None,
+        name: str,
+        instead: str = ", or go on with a run by --resume",
+    ) -> "RunFolder":
         """Makes the folder of a new run.
+
+        Args:
+            path: Where; runs/TIME-NAME if `None`.
+            name: See `path`.
+            instead: What else can be done where the folder is not empty.
 
         Raises:
             InputError: if there is something in it, or it cannot be written.
         """
         if path is None:
-            path = _unused(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{adjoint}")
+            path = _unused(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
         try:
             path.mkdir(parents=True, exist_ok=True)
             # Leftovers of a run that was killed before its first file was complete.
@@ -59,7 +69,7 @@ class RunFolder:
         if found:
             raise InputError(
                 f"--out {path} is not empty (it holds {found[0].name}), and nothing "
-                f"is overwritten. Name a new folder, or go on with a run by --resume."
+                f"is overwritten. Name a new folder{instead}."
             )
         return cls(path)
 

@@ -1,4 +1,4 @@
-"""Runs `experiments/mnist.py` in processes of its own, for the tests of it."""
+"""Runs the experiments in processes of their own, for the tests of them."""
 
 import json
 import os
@@ -19,10 +19,11 @@ TINY = """
 
 
 class Runner:
-    """Runs the script within one folder."""
+    """Runs a script, `mnist.py` if no other is named, within one folder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, script: str = mnist.__file__):
         self.folder = folder
+        self._script = script
         # Compiled code is shared between the runs, and kept from the user's cache.
         self._environment = {
             **os.environ,
@@ -72,7 +73,7 @@ class Runner:
             return code, process.stderr.read()
 
     def _command(self, arguments: tuple[object, ...]) -> list[str]:
-        return [sys.executable, mnist.__file__, *map(str, arguments)]
+        return [sys.executable, self._script, *map(str, arguments)]
 
 
 def arrays(folder: Path, name: str = "checkpoint.eqx") -> str:

@@ -1,0 +1,105 @@
+"""All parts of the comparison in their order, from settings to files."""
+
+import dataclasses
+import datetime
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _adjoints_config import (
+    AdjointsConfig,
+    check_adjoints,
+    PartName,
+    Sizes,
+    sizes_for,
+)
+from _adjoints_figures import draw
+from _adjoints_gradients import memory_records, tolerance_records
+from _adjoints_horizon import horizon_records
+from _adjoints_networks import solver_records, training_records, twin_records
+from _adjoints_tables import write_table
+from _adjoints_training import Networks
+from _report import Reporter
+from _run_folder import git_commit, RunFolder, stored_settings, versions
+from _setup import describe_devices
+
+import jaxode
+from jaxode._adjoint import ADJOINTS
+
+
+def run(config: AdjointsConfig) -> Path:
+    """Measures what is asked for; each part is on disk as soon as it is done.
+
+    Returns:
+        The folder with the results.
+
+    Raises:
+        InputError: if the settings cannot be used.
+        jaxode.DataError: if the data cannot be had.
+        jaxode.CheckpointError: if the run that was named cannot be read.
+    """
+    adjoints = check_adjoints(config.adjoints, tuple(ADJOINTS))
+    sizes = sizes_for(config)
+    reporter = Reporter(config.quiet)
+    folder = RunFolder.create(config.out, "adjoints", instead="")
+    try:
+        reporter.info(f"device      {describe_devices()}")
+        dataset = jaxode.load_mnist(
+            config.dataset, data_dir=config.data_dir, on_notice=reporter.notice
+        )
+        reporter.info(f"data set    {dataset.name}")
+        networks = Networks(dataset, sizes, config.run, reporter)
+        ways: dict[PartName, Callable[[], Any]] = {
+            "memory": lambda: memory_records(adjoints, sizes, reporter),
+            "tolerance": lambda: tolerance_records(
+                adjoints, sizes, networks, dataset, reporter
+            ),
+            "training": lambda: training_records(networks),
+            "horizon": lambda: horizon_records(
+                adjoints, sizes, networks.usual().model, dataset, reporter
+            ),
+            "solvers": lambda: solver_records(sizes, networks, dataset, reporter),
+            "twins": lambda: twin_records(sizes, networks),
+        }
+        about = _about(config, sizes, dataset, adjoints)
+        for part in dict.fromkeys(config.parts):
+            reporter.info(f"{part}")
+            start = time.perf_counter()
+            records = list(ways[part]())
+            seconds = round(time.perf_counter() - start, 1)
+            table = {**about, "seconds": seconds, "records": records}
+            write_table(folder.path, part, **table)
+            draw(folder.path, {part: table})
+            failed = sum(record["failure"] is not None for record in records)
+            reporter.info(
+                f"  {len(records)} rows, {failed} with a failure, in {seconds:.1f} s"
+            )
+    finally:
+        folder.remove_if_empty()
+    reporter.result(f"{dataset.name}: tables and figures in {folder.path}{os.sep}")
+    return folder.path
+
+
+def _about(
+    config: AdjointsConfig,
+    sizes: Sizes,
+    dataset: jaxode.Dataset,
+    adjoints: tuple[str, ...],
+) -> dict[str, Any]:
+    """Where the numbers come from; part of every table, since parts can be redone."""
+    recipe = stored_settings(dataclasses.replace(sizes.recipe, dataset=dataset.name))
+    return {
+        "dataset": dataset.name,
+        "seed": config.seed,
+        "run": config.run and str(config.run),
+        "quick": config.quick,
+        "adjoints": adjoints,
+        "sizes": {**dataclasses.asdict(sizes), "recipe": recipe},
+        "device": describe_devices(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
