@@ -67,7 +67,7 @@ def tolerance(records: Records) -> dict[str, Figure]:
 
 
 def _work_precision(problems: dict[str, Records]) -> Figure:
-    width = 1 + (2.5 if len(problems) > 2 else 3.6) * len(problems)
+    width = max(8, 1 + (2.5 if len(problems) > 2 else 3.6) * len(problems))
     figure = Figure(figsize=(width, 6.8), layout="constrained")
     grid = figure.subplots(2, len(problems), squeeze=False, sharey="col")
     every = [record for own in problems.values() for record in own]
@@ -118,6 +118,7 @@ def training(records: Records) -> dict[str, Figure]:
         values = [r["reconstruction_error"] for r in own]
         line(error, epochs, values, f"{name}, forward (filled)", **style)
     calls.set_yscale("log")
+    plain_ticks(calls.yaxis)
     error.set_yscale("log")
     finish(calls, "epochs", "field calls per training step")
     finish(ratio, "epochs", "backward over forward calls")
@@ -167,7 +168,7 @@ def horizon(records: Records) -> dict[str, Figure]:
 def solvers(records: Records) -> dict[str, Figure]:
     """Test error of each network against the work of the solver it is scored under."""
     networks = _groups(records, "network")
-    width = 1 + 3.4 * len(networks)
+    width = max(8, 1 + 3.4 * len(networks))
     figure = Figure(figsize=(width, 4.8), layout="constrained")
     row = figure.subplots(1, len(networks), squeeze=False, sharey=True)[0]
     for axes, (name, own) in zip(row, networks.items(), strict=True):
@@ -183,7 +184,7 @@ def solvers(records: Records) -> dict[str, Figure]:
         plain_ticks(axes.yaxis)
         finish(axes, "field calls per solve", None)
     row[0].set_ylabel("test images wrong, %")
-    legend_below(figure, row.tolist(), columns=8)
+    legend_below(figure, row.tolist(), columns=8 if width > 9 else 4)
     figure.suptitle("Is it still an ODE? Networks under solvers they have not seen")
     return {"solvers": figure}
 
