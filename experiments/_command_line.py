@@ -74,7 +74,7 @@ def check(config: Config) -> None:
         _require(value is None or value > 0, name, "must be above 0", value)
         _require(value is None or value < float("inf"), name, "must be finite", value)
     for name in (
-        "momentum clip_norm weight_decay warmup_epochs decay_epochs shift holdout"
+        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift holdout"
     ).split():
         value = getattr(config, name)
         _require(value >= 0, name, "must not be negative", value)

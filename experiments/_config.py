@@ -51,9 +51,9 @@ class Config:
     """Nesterov's form of the momentum."""
     clip_norm: float = 1.0
     """Gradients of a larger norm are scaled down to this one; 0 for no limit."""
-    weight_decay: float = 1e-3
-    """L2 decay of every parameter, added to its gradient. Without it the field may grow
-    until it cannot be solved backwards, and backsolve trains on noise."""
+    speed_decay: float = 1e-2
+    """L2 decay of scale and offset of the field's normalisation, which are the length
+    of dy/dt. Without it the field may grow until it cannot be solved backwards."""
     warmup_epochs: float = 0.5
     """Epochs in which the learning rate rises to its peak."""
     decay_epochs: float = 8.0
@@ -136,7 +136,7 @@ PRESETS = {
         momentum=0.9,
         nesterov=False,
         clip_norm=0.0,
-        weight_decay=0.0,
+        speed_decay=0.0,
         warmup_epochs=0.0,
         decay_epochs=0.0,
         shift=0,

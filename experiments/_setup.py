@@ -15,7 +15,7 @@ from _command_line import InputError
 from _config import Config
 from _run_folder import read_settings, RunFolder, settings_that_decide
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, ArrayLike, Float, Int, Key, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, UInt8
 
 import jaxode
 
@@ -180,6 +180,19 @@ def learning_rate(
     return schedule
 
 
+def _sets_speed(params: PyTree) -> PyTree[bool]:
+    """Which parameters are the scale and the offset of the field's normalisation.
+
+    It comes last in the field, so the mean square of dy/dt is that of the scale plus
+    that of the offset, and to decay these is to penalise the kinetic energy of the
+    trajectory (Finlay et al. 2020, "How to train your neural ODE", arXiv:2002.02798).
+    The convolution before it, and with it the path's direction, is left alone.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: ".field.norm." in jax.tree_util.keystr(path), params
+    )
+
+
 def build_optimiser(
     config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformation:
@@ -187,7 +200,7 @@ def build_optimiser(
     limit = config.clip_norm
     return optax.chain(
         optax.clip_by_global_norm(limit) if limit else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.speed_decay, mask=_sets_speed),
         optax.sgd(
             learning_rate(config, steps_per_epoch),
             momentum=config.momentum,

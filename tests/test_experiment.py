@@ -68,7 +68,7 @@ def test_preset_post_is_the_recipe_of_the_post():
     recipe = (config.epochs, config.batch_size, config.lr, config.momentum)
     assert recipe == (10, 16, 1e-3, 0.9)
     assert (config.solver, config.rtol, config.atol) == ("dopri5", 0.1, 0.1)
-    assert (config.shift, config.weight_decay, config.nesterov) == (0, 0.0, False)
+    assert (config.shift, config.speed_decay, config.nesterov) == (0, 0.0, False)
     rate = _setup.learning_rate(config, steps_per_epoch=3750)
     assert {float(rate(jnp.asarray(step))) for step in (0, 1, 37_499)} == {
         float(np.float32(1e-3))
