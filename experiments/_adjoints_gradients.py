@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from _adjoints_config import Sizes
 from _adjoints_fields import PROBLEMS, weighted_sum
 from _adjoints_training import Networks, ode_variant
-from _bench_memory import measure
+from _bench_memory import EVERY_STEP, measure
 from _report import Reporter
 from rich.progress import track
 
@@ -31,7 +31,8 @@ def memory_records(
     adjoints: tuple[str, ...], sizes: Sizes, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Temporary bytes of each adjoint's gradient in fixed Euler steps."""
-    cells = [(adjoint, steps) for adjoint in adjoints for steps in sizes.memory_steps]
+    names = (*adjoints, EVERY_STEP)
+    cells = [(name, steps) for name in names for steps in sizes.memory_steps]
     records = []
     for adjoint, steps in with_bar(cells, "memory", reporter):
         found, failure = attempt(lambda a=adjoint, n=steps: measure(a, n))

@@ -22,7 +22,7 @@ _LOOKS = (
     ("#e69f00", "P", (0, (8, 2))),
     ("#56b4e9", "X", (0, (1, 1))),
 )
-_ADJOINTS = ("backsolve", "checkpoint", "direct", "reversible")
+_ADJOINTS = ("backsolve", "checkpoint", "direct")
 
 
 def look(index: int) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import jaxode
 
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
+EVERY_STEP = "every step stored"
+"""Backpropagation as one thinks of it: `checkpoint` with room for every step, so that
+none is recomputed. Diffrax's `direct` recomputes."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,21 @@ def _gradient(field, y0, adjoint: Any, steps: int):
     return jax.grad(loss_fn)(field)
 
 
-def measure(adjoint: str, steps: int) -> Memory | None:
+def measure(name: str, steps: int) -> Memory | None:
     """Compiles, and does not run, the gradient of the post's field.
+
+    Args:
+        name: An adjoint, or `EVERY_STEP`.
+        steps: Number of steps.
 
     Returns:
         `None` where the compiler gives no account of its memory.
     """
     field = jaxode.ConvField(6, key=jax.random.key(0))
     y0 = jax.random.normal(jax.random.key(1), (16, 6, 26, 26))
+    adjoint: Any = name
+    if name == EVERY_STEP:
+        adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints=steps)
     compiled = (
         jax.jit(_gradient, static_argnums=(2, 3))
         .lower(field, y0, adjoint, steps)
@@ -65,11 +75,11 @@ def measure(adjoint: str, steps: int) -> Memory | None:
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
-    return Memory(adjoint, steps, analysis.temp_size_in_bytes, y0.nbytes)
+    return Memory(name, steps, analysis.temp_size_in_bytes, y0.nbytes)
 
 
 def temporary_bytes() -> list[Memory]:
     """The memory of every adjoint at each length."""
-    adjoints = ("backsolve", "checkpoint", "direct")
-    found = [measure(adjoint, steps) for adjoint in adjoints for steps in STEPS]
+    names = ("backsolve", "checkpoint", "direct", EVERY_STEP)
+    found = [measure(name, steps) for name in names for steps in STEPS]
     return [memory for memory in found if memory is not None]

@@ -146,9 +146,8 @@ def plot(path: Path, rows: list[Row], memory: list[Memory]) -> None:
 
 
 def _plot_memory(axis: Any, memory: list[Memory]) -> None:
-    for adjoint, style in zip(
-        ("backsolve", "checkpoint", "direct"), ("o-", "s--", "^:"), strict=True
-    ):
+    names = dict.fromkeys(m.adjoint for m in memory)
+    for adjoint, style in zip(names, ("o-", "s--", "^:", "D-."), strict=False):
         chosen = [m for m in memory if m.adjoint == adjoint]
         sizes = [m.temporary_bytes / m.state_bytes for m in chosen]
         axis.loglog([m.steps for m in chosen], sizes, style, label=adjoint)
