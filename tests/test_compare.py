@@ -12,6 +12,7 @@ import pytest
 from helpers import slope, unchecked_types
 
 import jaxode
+from jaxode._compare._verdict import _pace
 
 
 RTOLS = (1e-3, 1e-5, 1e-7)
@@ -228,8 +229,21 @@ def test_printed_table_ends_with_the_verdict():
         for name in ("direct", "backsolve")
     )
     share = 100 * backsolve.temporary_bytes / direct.temporary_bytes
-    assert "At rtol 1e-07 with the solver as given: backsolve is " in text
+    assert "At rtol 1e-07 with the solver as given: backsolve " in text
     assert f"needs {share:.2g} % of its memory" in text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (2.5, "is 2.5 times slower than"),
+        (0.25, "is 4 times faster than"),
+        (1.04, "takes as long as"),
+        (0.97, "takes as long as"),
+    ],
+)
+def test_verdict_on_seconds(ratio, words):
+    assert _pace(ratio) == words
 
 
 NO_FLOAT = {"rate": jnp.asarray(2)}

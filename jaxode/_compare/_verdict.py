@@ -37,15 +37,19 @@ def _named(solver: str) -> str:
 def _against(cell: Cell, base: Cell) -> str:
     parts = []
     if cell.seconds and base.seconds:
-        ratio = cell.seconds / base.seconds
-        if ratio >= 1:
-            parts.append(f"is {ratio:.2g} times slower than {base.adjoint}")
-        else:
-            parts.append(f"is {1 / ratio:.2g} times faster than {base.adjoint}")
+        parts.append(_pace(cell.seconds / base.seconds) + f" {base.adjoint}")
     if cell.temporary_bytes is not None and base.temporary_bytes:
         share = cell.temporary_bytes / base.temporary_bytes
         parts.append(f"needs {100 * share:.2g} % of its memory")
     return f"{cell.adjoint} " + ", ".join(parts + _errors(cell))
+
+
+def _pace(ratio: float) -> str:
+    if f"{max(ratio, 1 / ratio):.2g}" == "1":
+        return "takes as long as"
+    if ratio > 1:
+        return f"is {ratio:.2g} times slower than"
+    return f"is {1 / ratio:.2g} times faster than"
 
 
 def _alone(cell: Cell) -> str:
