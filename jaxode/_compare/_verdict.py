@@ -40,7 +40,7 @@ def _against(cell: Cell, base: Cell) -> str:
         parts.append(_pace(cell.seconds / base.seconds) + f" {base.adjoint}")
     if cell.temporary_bytes is not None and base.temporary_bytes:
         share = cell.temporary_bytes / base.temporary_bytes
-        parts.append(f"needs {100 * share:.2g} % of its memory")
+        parts.append(f"needs {_percent(share)} of its memory")
     return f"{cell.adjoint} " + ", ".join(parts + _errors(cell))
 
 
@@ -71,7 +71,8 @@ def _errors(cell: Cell) -> list[str]:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2g} %"
+    percent = 100 * fraction
+    return f"{percent:.0f} %" if percent >= 100 else f"{percent:.2g} %"
 
 
 def _about(reference: Reference) -> str:
