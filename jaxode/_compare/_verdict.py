@@ -24,7 +24,8 @@ def verdict(cells: Sequence[Cell], reference: Reference) -> str:
 
 
 def _sentence(group: list[Cell]) -> str:
-    base = next((c for c in group if c.adjoint == "direct"), group[0])
+    by_name = {cell.adjoint: cell for cell in group}
+    base = by_name.get("direct") or by_name.get("checkpoint") or group[0]
     others = [_against(cell, base) for cell in group if cell is not base]
     where = f"At rtol {base.rtol:g} with {_named(base.solver)}"
     return f"{where}: " + "; ".join([*others, _alone(base)]) + "."
