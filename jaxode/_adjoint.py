@@ -42,7 +42,9 @@ class Backsolve(eqx.Module):
         solver: Diffrax solver of the backward solve. One without an error estimate
             takes equal steps, at most `dt0` long.
         rtol: Relative tolerance of the backward solve.
-        atol: Absolute tolerance, in units of the state and of its cotangent.
+        atol: Absolute tolerance, in units of the state and of its cotangent. Where the
+            loss is a mean, cotangents are far smaller than states, and the forward
+            solve's tolerance does not see their error (`docs/findings.md`).
         controller: Adaptive controller, in place of one made from the tolerances.
         dt0: First step of the backward solve, > 0; where left out, the solve starts
             with the last step of the forward solve. With a forward solve in fixed
