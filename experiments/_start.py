@@ -1,10 +1,12 @@
-"""What has to happen before JAX is imported: Ctrl-C, and flags for XLA."""
+"""What a script does around its work: Ctrl-C, exit codes, and flags for XLA."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 _hint = "Interrupted."
@@ -36,6 +38,30 @@ def end_at_once_on_ctrl_c() -> None:
         os._exit(130)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def exit_code(main: Callable[[], Any], name: str) -> int:
+    """Runs `main`, with a user's mistakes as one line and an exit code.
+
+    Args:
+        main: The script's work.
+        name: What the script is called in the line.
+    """
+    end_at_once_on_ctrl_c()
+    try:
+        from _command_line import InputError
+    except ImportError as error:
+        print(f'{error}: pip install -e ".[experiments]"', file=sys.stderr)
+        return 2
+    try:
+        main()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def widen_cpu_vectors() -> None:

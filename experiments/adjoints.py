@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from _start import end_at_once_on_ctrl_c, widen_cpu_vectors
+from _start import exit_code, widen_cpu_vectors
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -59,24 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         raise InputError(str(error)) from error
 
 
-def _command() -> int:
-    """`main`, with errors as exit codes."""
-    end_at_once_on_ctrl_c()
-    try:
-        from _command_line import InputError
-    except ImportError as error:
-        print(f'{error}: pip install -e ".[experiments]"', file=sys.stderr)
-        return 2
-    try:
-        main()
-    except InputError as error:
-        print(f"adjoints.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_command())
+    sys.exit(exit_code(main, "adjoints.py"))

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _start import end_at_once_on_ctrl_c, widen_cpu_vectors
+from _start import exit_code, widen_cpu_vectors
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -73,24 +73,5 @@ def read_settings(arguments: Sequence[str]):
     return parse(Config, arguments, "mnist.py", default)
 
 
-def _command() -> int:
-    """`main`, with errors as exit codes."""
-    end_at_once_on_ctrl_c()
-    try:
-        from _command_line import InputError
-    except ImportError as error:
-        print(f'{error}: pip install -e ".[experiments]"', file=sys.stderr)
-        return 2
-    try:
-        main()
-    except InputError as error:
-        print(f"mnist.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_command())
+    sys.exit(exit_code(main, "mnist.py"))
