@@ -1,6 +1,5 @@
 """`odeint`: an ODE solve with every gradient, and an account of what it cost."""
 
-from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -32,9 +31,7 @@ from ._stats import (
     SolveStats,
 )
 from ._time_gradient import reads_at, starts_at
-
-
-VectorField = Callable[[Any, PyTree, PyTree], PyTree]
+from ._types import VectorField
 
 
 class Solution(eqx.Module):

@@ -51,14 +51,17 @@ class Bounds:
 
         self._counts = counts
 
-    def steps(self, rtol: float, atol: float) -> int:
-        """Steps of a solve; the mean, where the loss has several."""
+    def steps(self, rtol: float, atol: float) -> tuple[int, Exception | None]:
+        """Steps of a solve, the mean of several; or why it cannot be had."""
         tolerances = (jnp.asarray(rtol), jnp.asarray(atol))
-        if self._program is None:
-            self._program = Program(self._counts, tolerances, *self._arguments)
-        found = self._program.on(tolerances, *self._arguments)
+        try:
+            if self._program is None:
+                self._program = Program(self._counts, tolerances, *self._arguments)
+            found = self._program.on(tolerances, *self._arguments)
+        except Exception as error:
+            return self.max_steps, error
         mean = -(-int(found.num_steps) // max(int(found.num_solves), 1))
-        return max(1, min(mean, self.max_steps))
+        return max(1, min(mean, self.max_steps)), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +95,12 @@ class Group:
     ) -> list[Cell]:
         """A cell for each adjoint; none of them can keep the others from theirs."""
         cells, outcomes, programs = {}, {}, {}
+        tight, impossible = bounds.steps(self.rtol, self.atol)
         for name, adjoint in adjoints.items():
             try:
-                bound = bounds.steps(self.rtol, self.atol)
-                program, outcome, bound = self._compute(adjoint, bound, bounds)
+                if impossible is not None:
+                    raise impossible
+                program, outcome, bound = self._compute(adjoint, tight, bounds)
             except Exception as error:
                 cells[name] = self._cell(name, failure=why(error))
             else:
