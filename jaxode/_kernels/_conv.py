@@ -30,6 +30,11 @@ PaddedBar: TypeAlias = Float[Array, "channel height_2 row_2"]
 _CHANNELS_PER_PASS = 3
 _PASSES_WRITTEN_OUT = 3
 
+# The weight gradient's copies are made and used in bands of rows. Those of one band
+# then stay in a core's own cache of a megabyte or more. Each band is a matrix product.
+_BYTES_PER_BAND = 600_000
+_MOST_BANDS = 8
+
 
 def tree_sum(terms: Sequence[Array]) -> Array:
     """Adds arrays pairwise: short chains of dependence, and less rounding."""
@@ -158,26 +163,41 @@ def weight_cotangent(z_bar: PaddedBar, padded: PaddedRows, *, batch: int) -> Ker
 def weight_cotangent_product(
     z_bar: PaddedBar, padded: PaddedRows, *, batch: int
 ) -> Kernels:
-    """`weight_cotangent` as one matrix product.
+    """`weight_cotangent` as matrix products, one for each band of rows.
 
     Three column shifts of the cotangent against three row shifts of the input give all
     nine shifts from 3 + 3 copies (three products, or an im2col with its nine copies,
     take twice as long). What a shift moves from one row to the next is padding: zeros.
     """
+    channels, in_channels = z_bar.shape[0], padded.shape[0]
+    height = z_bar.shape[1] - 2
+    copied = 3 * (z_bar.nbytes + padded.nbytes)
+    bands = min(-(-copied // _BYTES_PER_BAND), _MOST_BANDS, height)
+    edges = [height * k // bands for k in range(bands + 1)]
+    products = [
+        _products(z_bar[:, first : last + 2], padded[:, first : last + 2], batch)
+        for first, last in itertools.pairwise(edges)
+    ]
+    shaped = tree_sum(products).reshape(3, channels, 3, in_channels)
+    return jnp.transpose(shaped, (1, 3, 2, 0))
+
+
+def _products(
+    z_bar: PaddedBar, padded: PaddedRows, batch: int
+) -> Float[Array, "3*channel 3*in_channel"]:
+    """Column shifts of `z_bar` without its outer rows, times row shifts of `padded`."""
     channels, height, row = z_bar.shape
     height = height - 2
     flat = z_bar.reshape(channels, -1)
     starts = [row + (1 - dx) * batch for dx in range(3)]
     columns = jnp.stack([flat[:, start : start + height * row] for start in starts])
     rows = jnp.stack([padded[:, dy : dy + height] for dy in range(3)])
-    products = lax.dot_general(
+    return lax.dot_general(
         columns.reshape(3 * channels, -1),
         rows.reshape(3 * padded.shape[0], -1),
         (((1,), (1,)), ((), ())),
         precision=lax.Precision.HIGHEST,
     )
-    shaped = products.reshape(3, channels, 3, padded.shape[0])
-    return jnp.transpose(shaped, (1, 3, 2, 0))
 
 
 def weight_cotangent_general(
