@@ -3,7 +3,8 @@
 `checkpoint` (`diffrax.RecursiveCheckpointAdjoint`) differentiates the steps that were
 taken, storing some of the states and recomputing the others. The gradient is that of
 the numbers computed, exact to rounding; memory is the number of checkpoints times the
-state. The choice to begin with.
+state. That number is Diffrax's, about the root of twice `max_steps`, for small states,
+and 16 for large ones: see `with_checkpoints`. The choice to begin with.
 
 `direct` (`diffrax.DirectAdjoint`) differentiates the steps too, by nothing but JAX's
 own loops, and so allows forward mode and higher derivatives. The loops are nested in
@@ -22,12 +23,16 @@ from typing import Literal, TypeAlias
 
 import diffrax
 import equinox as eqx
+import jax
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ._integrate import Method
 from ._solver import straight_line
 
+
+_CHECKPOINT_BYTES = 2**22
+_FEWEST_CHECKPOINTS = 16
 
 AdjointName: TypeAlias = Literal["backsolve", "checkpoint", "direct"]
 
@@ -101,6 +106,37 @@ def resolve_adjoint(adjoint: Adjoint) -> Backsolve | diffrax.AbstractAdjoint:
     if adjoint not in ADJOINTS:
         raise ValueError(f"Unknown adjoint {adjoint!r}; choose one of {names}.")
     return ADJOINTS[adjoint]
+
+
+def with_checkpoints(
+    adjoint: diffrax.AbstractAdjoint, y0: PyTree[Array], max_steps: int | None
+) -> diffrax.AbstractAdjoint:
+    """Fewer checkpoints than Diffrax takes by itself, where the state is large.
+
+    Diffrax's number belongs to `max_steps`. Each gradient sets up room for all of them,
+    used or not: with a state of 254 KiB and the default `max_steps` that alone took
+    three times as long as two steps and their gradient. With 16, steps are recomputed
+    once in solves of up to 16 steps, at most twice up to 153, three times up to 969.
+
+    Args:
+        adjoint: Any; only a `RecursiveCheckpointAdjoint` that leaves the number open is
+            changed.
+        y0: The state.
+        max_steps: Steps tried at most.
+
+    Reference:
+        Stumm & Walther 2010, doi:10.1137/080742439, for the numbers of recomputations.
+    """
+    if not isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        return adjoint
+    if adjoint.checkpoints is not None or max_steps is None:
+        return adjoint
+    fitting = _CHECKPOINT_BYTES // max(1, sum(y.nbytes for y in jax.tree.leaves(y0)))
+    most = max(_FEWEST_CHECKPOINTS, fitting)
+    # Diffrax's number is the least `n` for which `max_steps < (n + 1) * (n + 2) / 2`.
+    if max_steps < (most + 1) * (most + 2) // 2:
+        return adjoint
+    return diffrax.RecursiveCheckpointAdjoint(checkpoints=most)
 
 
 def _seminorm(augmented: PyTree) -> Float[Array, ""]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ._adjoint import Adjoint, Backsolve, resolve_adjoint
+from ._adjoint import Adjoint, Backsolve, resolve_adjoint, with_checkpoints
 from ._backsolve import solve_by_backsolve
 from ._checks import (
     check_first_step,
@@ -228,6 +228,7 @@ def _solve_by_diffrax(
     adjoint: diffrax.AbstractAdjoint,
     probe: BackwardStats | None,
 ) -> Integral:
+    adjoint = with_checkpoints(adjoint, y0, method.max_steps)
     if probe is None:
         return integrate(field, y0, args, ts, method, adjoint)
     if isinstance(adjoint, diffrax.BacksolveAdjoint):
