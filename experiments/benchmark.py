@@ -8,12 +8,14 @@ All contestants have the same weights, images and tolerance, and take turns in o
 round after round, since the speed of a machine drifts. A row shows the median over the
 rounds, and the field calls that each contestant made: a comparison at unequal work has
 to show that it is one. Calls include those repeated inside a gradient. The whole grid
-takes about half an hour on two cores, `--headline` a few minutes.
+takes about half an hour on two cores, `--headline` a few minutes. jaxode and plain
+Diffrax share one process and XLA's flags: those of `mnist.py`, unless `XLA_FLAGS` is set.
 
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """
 
 import datetime
+import os
 import statistics
 import sys
 import tempfile
@@ -35,6 +37,7 @@ from _bench_contestants import (
 from _bench_memory import temporary_bytes
 from _bench_report import print_table, Row, write_report
 from _run_folder import versions
+from _start import widen_cpu_vectors
 
 import jaxode
 
@@ -127,7 +130,7 @@ def main(config: Config) -> Path:
     out = config.out or Path("runs") / f"{now}-benchmark"
     out.mkdir(parents=True)
     contestants: list[Contestant] = [Jaxode(), PlainDiffrax()]
-    about = versions()
+    about = versions() | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
     if config.torch_python is not None:
         torch = Torch(config.torch_python)
         contestants.append(torch)
@@ -147,4 +150,5 @@ def main(config: Config) -> Path:
 
 
 if __name__ == "__main__":
+    widen_cpu_vectors()
     main(tyro.cli(Config, description=__doc__))
