@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from _config import Config
 from _report import Reporter, Show
-from _setup import compile_ahead, eval_batch_size, Images, Keys, place
+from _setup import compile_ahead, eval_batch_size, Images, Keys, lower, place
 from jax.sharding import NamedSharding
 
 import jaxode
@@ -28,13 +29,7 @@ class Programs:
 
     train: Callable
     evaluate: Callable
-    train_compile_seconds: float
-    test_compile_seconds: float
-
-    @property
-    def compile_seconds(self) -> float:
-        """Both together."""
-        return self.train_compile_seconds + self.test_compile_seconds
+    compile_seconds: float
 
 
 class RunStopped(Exception):
@@ -66,26 +61,30 @@ class Trainer:
         return math.ceil(len(self.train_set) / self.config.batch_size)
 
     def compile(self, state: jaxode.TrainState) -> Programs:
-        """Compiles ahead of time, so that no epoch's seconds contain it."""
+        """Compiles ahead of time, so that no epoch's seconds contain it.
+
+        Training is compiled while testing is traced and compiled.
+        """
         start = time.perf_counter()
-        train = compile_ahead(
-            jaxode.train_steps,
-            self.data(0),
-            state,
-            self.zeros(),
-            **self._train_options(),
-        )
-        middle = time.perf_counter()
         scored = self.scored_set
-        evaluate = compile_ahead(
-            jaxode.evaluate,
-            state.model,
-            scored.images,
-            scored.labels,
-            **self._test_options(),
-        )
-        end = time.perf_counter()
-        return Programs(train, evaluate, middle - start, end - middle)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            traced = lower(
+                jaxode.train_steps,
+                self.data(0),
+                state,
+                self.zeros(),
+                **self._train_options(),
+            )
+            train = pool.submit(traced.compile)
+            evaluate = compile_ahead(
+                jaxode.evaluate,
+                state.model,
+                scored.images,
+                scored.labels,
+                **self._test_options(),
+            )
+            programs = train.result(), evaluate
+        return Programs(*programs, compile_seconds=time.perf_counter() - start)
 
     def run_epoch(
         self, state: jaxode.TrainState, epoch: int, programs: Programs

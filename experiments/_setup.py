@@ -76,7 +76,12 @@ def eval_batch_size(config: Config, num_images: int) -> int:
 
 def compile_ahead(function: Any, *arguments: Any, **options: Any) -> Callable:
     """Compiles a jitted function without running it, so that this can be timed."""
-    return function.lower(*arguments, **options).compile()
+    return lower(function, *arguments, **options).compile()
+
+
+def lower(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Traces a jitted function; `compile()` of the result needs no Python any more."""
+    return function.lower(*arguments, **options)
 
 
 def batch_sharding(config: Config, num_scored: int) -> NamedSharding | None:

@@ -181,11 +181,7 @@ def _run(
 def _compile(trainer: Trainer, state: jaxode.TrainState) -> Programs:
     trainer.reporter.info("compiling   ...")
     programs = trainer.compile(state)
-    trainer.reporter.info(
-        f"compiled    in {programs.compile_seconds:.1f} s "
-        f"(training {programs.train_compile_seconds:.1f} s, "
-        f"testing {programs.test_compile_seconds:.1f} s)"
-    )
+    trainer.reporter.info(f"compiled    in {programs.compile_seconds:.1f} s")
     return programs
 
 

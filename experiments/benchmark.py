@@ -9,7 +9,8 @@ round after round, since the speed of a machine drifts. A row shows the median o
 rounds, and the field calls that each contestant made: a comparison at unequal work has
 to show that it is one. Calls include those repeated inside a gradient. The whole grid
 takes about half an hour on two cores, `--headline` a few minutes. jaxode and plain
-Diffrax share one process and XLA's flags: those of `mnist.py`, unless `XLA_FLAGS` is set.
+Diffrax share one process and XLA's flags, which are those of `mnist.py` unless
+`XLA_FLAGS` is set.
 
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """

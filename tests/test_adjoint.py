@@ -123,7 +123,7 @@ def test_adjoint_object_matches_closed_form(x64, adjoint):
     assert relative_error(actual, exact(True)) < 1e-8
 
 
-def gradient_of_equal_steps(size: int, steps: int, max_steps: int) -> Callable:
+def gradient_of_equal_steps(size: int, steps: int, max_steps: int) -> Any:
     """d sum(w * y(1)) / dy0 of dy/dt = k * y by so many Euler steps; `k` is 0.5."""
 
     def loss(y0):
