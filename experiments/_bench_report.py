@@ -21,6 +21,7 @@ class Row:
         fastest_ms: The fastest round.
         slowest_ms: The slowest round.
         calls_per_solve: Field calls of one solve, and of its gradient.
+        rounds: Number of rounds.
     """
 
     case: Case
@@ -30,6 +31,7 @@ class Row:
     fastest_ms: float
     slowest_ms: float
     calls_per_solve: float
+    rounds: int
 
 
 def _by_case(rows: list[Row]) -> dict[Case, dict[str, Row]]:
@@ -54,8 +56,9 @@ def markdown(rows: list[Row], memory: list[Memory]) -> str:
         parts = [task, str(case.channels), str(case.batch), f"{case.tolerance:g}"]
         for name in names:
             row = cell[name]
-            spread = f"{row.fastest_ms:.1f} to {row.slowest_ms:.1f}"
-            parts.append(f"{row.median_ms:.1f} [{spread}] ({row.calls_per_solve:g})")
+            spread = f" [{row.fastest_ms:.1f} to {row.slowest_ms:.1f}]"
+            spread = spread if row.rounds > 1 else ""
+            parts.append(f"{row.median_ms:.1f}{spread} ({row.calls_per_solve:g})")
         ours = cell[names[0]].median_ms
         parts += [f"{cell[peer].median_ms / ours:.2f}" for peer in peers]
         lines.append("| " + " | ".join(parts) + " |")
@@ -85,6 +88,13 @@ def print_table(rows: list[Row], about: dict[str, Any], memory: list[Memory]) ->
     """What a person sees at the end."""
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(markdown(rows, memory))
+
+
+def read_report(out: Path) -> tuple[list[Row], dict[str, Any]]:
+    """The rows that `write_report` has written to a folder, and what it knew of them."""
+    record = json.loads((out / "benchmark.json").read_text())
+    rows = [Row(**row | {"case": Case(**row["case"])}) for row in record["rows"]]
+    return rows, record["about"]
 
 
 def write_report(

@@ -7,10 +7,13 @@
 All contestants have the same weights, images and tolerance, and take turns in one run,
 round after round, since the speed of a machine drifts. A row shows the median over the
 rounds, and the field calls that each contestant made: a comparison at unequal work has
-to show that it is one. Calls include those repeated inside a gradient. The whole grid
-takes about half an hour on two cores, `--headline` a few minutes. jaxode and plain
-Diffrax share one process and XLA's flags, which are those of `mnist.py` unless
-`XLA_FLAGS` is set.
+to show that it is one. Calls include those repeated inside a gradient. A contestant
+that takes more than `--slow` seconds is timed once. jaxode and plain Diffrax share one
+process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set.
+
+`--headline` takes a few minutes on two cores, the whole grid more than an hour: the
+slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
+goes on with `--resume DIR`.
 
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """
@@ -23,7 +26,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from _bench_contestants import (
@@ -36,9 +39,10 @@ from _bench_contestants import (
     Torch,
 )
 from _bench_memory import temporary_bytes
-from _bench_report import print_table, Row, write_report
+from _bench_report import print_table, read_report, Row, write_report
+from _command_line import InputError
 from _run_folder import versions
-from _start import widen_cpu_vectors
+from _start import exit_code, widen_cpu_vectors
 
 import jaxode
 
@@ -59,26 +63,26 @@ class Config:
     """Images to work on."""
     data_dir: Path | None = None
     """Folder with the four original files of the data set."""
+    slow: float = 5.0
+    """Seconds of a run from which on a contestant is timed in one round only."""
     out: Path | None = None
     """New folder for table, JSON and plots; runs/TIME-benchmark if not given."""
+    resume: Path | None = None
+    """Folder of a benchmark that was stopped, to go on with its other cells."""
 
 
 def cases(headline: bool) -> list[Case]:
-    """The grid: every task over batch sizes and widths, then over tolerances."""
+    """The grid: every task over batch sizes, widths, tolerances; fast cells first."""
     tasks: tuple[Task, ...] = ("backsolve", "checkpoint", "test")
     grid = [Case(task, 6, 16, 0.1) for task in tasks]
     if headline:
         return grid
-    for task in tasks:
-        grid += [Case(task, 6, batch, 0.1) for batch in (128, 512)]
-        grid += [Case(task, channels, 16, 0.1) for channels in (2, 16, 64)]
-        grid += [Case(task, 6, 16, tolerance) for tolerance in (1e-2, 1e-3)]
-        grid += [
-            Case(task, channels, batch, 0.1)
-            for channels in (2, 16, 64)
-            for batch in (128, 512)
-            if channels < 64 or batch < 512
-        ]
+    shapes = [(6, 128, 0.1), (6, 512, 0.1), (2, 16, 0.1), (16, 16, 0.1)]
+    shapes += [(6, 16, 1e-2), (6, 16, 1e-3)]
+    shapes += [(2, 128, 0.1), (2, 512, 0.1), (16, 128, 0.1)]
+    # In these a single run of plain Diffrax takes from 10 seconds to minutes.
+    shapes += [(64, 16, 0.1), (16, 512, 0.1), (64, 128, 0.1)]
+    grid += [Case(task, *shape) for shape in shapes for task in tasks]
     return grid
 
 
@@ -104,13 +108,15 @@ def compete(
 ) -> Iterable[Row]:
     """Prepares the contestants, lets them take turns, and yields a row for each."""
     calls = {c.name: c.prepare(case, material) for c in contestants}
-    repeats = {
-        c.name: max(1, int(config.seconds / c.seconds(case, 1))) for c in contestants
-    }
-    times: dict[str, list[float]] = {c.name: [] for c in contestants}
+    first = {c.name: c.seconds(case, 1) for c in contestants}
+    times = {name: [seconds] for name, seconds in first.items()}
+    fast = [c for c in contestants if first[c.name] <= config.slow]
+    for c in fast:
+        times[c.name].clear()
     for _ in range(config.rounds):
-        for c in contestants:
-            times[c.name].append(c.seconds(case, repeats[c.name]))
+        for c in fast:
+            repeats = max(1, int(config.seconds / first[c.name]))
+            times[c.name].append(c.seconds(case, repeats))
     for c in contestants:
         c.forget(case)
         ordered = sorted(times[c.name])
@@ -122,23 +128,44 @@ def compete(
             fastest_ms=1000 * ordered[0],
             slowest_ms=1000 * ordered[-1],
             calls_per_solve=calls[c.name],
+            rounds=len(ordered),
         )
+
+
+def _read_rows(out: Path, about: dict[str, Any]) -> list[Row]:
+    """What a stopped benchmark had measured.
+
+    Raises:
+        InputError: if that was with other versions than these.
+    """
+    rows, before = read_report(out)
+    other = [key for key in {**before, **about} if before.get(key) != about.get(key)]
+    if other:
+        raise InputError(
+            f"{out} was measured with {other[0]} {before.get(other[0])}, and here it is "
+            f"{about.get(other[0])}; start a new benchmark without --resume."
+        )
+    return rows
 
 
 def main(config: Config) -> Path:
     """Runs the grid; returns the folder with the results."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = config.out or Path("runs") / f"{now}-benchmark"
-    out.mkdir(parents=True)
+    out = config.resume or config.out or Path("runs") / f"{now}-benchmark"
+    if config.resume is None:
+        out.mkdir(parents=True)
     contestants: list[Contestant] = [Jaxode(), PlainDiffrax()]
     about = versions() | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
     if config.torch_python is not None:
         torch = Torch(config.torch_python)
         contestants.append(torch)
         about |= torch.versions
-    rows: list[Row] = []
+    rows = [] if config.resume is None else _read_rows(out, about)
+    done = {row.case for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(config.headline):
+            if case in done:
+                continue
             print(case.name, file=sys.stderr, flush=True)
             shared = material(config, case, Path(folder))
             rows += compete(case, contestants, shared, config)
@@ -150,6 +177,14 @@ def main(config: Config) -> Path:
     return out
 
 
+def _command() -> Path:
+    config = tyro.cli(Config, description=__doc__)
+    try:
+        return main(config)
+    except (jaxode.DataError, OSError) as error:
+        raise InputError(str(error)) from error
+
+
 if __name__ == "__main__":
     widen_cpu_vectors()
-    main(tyro.cli(Config, description=__doc__))
+    sys.exit(exit_code(_command, "benchmark.py"))
