@@ -91,7 +91,7 @@ def print_table(rows: list[Row], about: dict[str, Any], memory: list[Memory]) ->
 
 
 def read_report(out: Path) -> tuple[list[Row], dict[str, Any]]:
-    """The rows that `write_report` has written to a folder, and what it knew of them."""
+    """The rows that `write_report` wrote to a folder, and what it knew of them."""
     record = json.loads((out / "benchmark.json").read_text())
     rows = [Row(**row | {"case": Case(**row["case"])}) for row in record["rows"]]
     return rows, record["about"]

@@ -142,8 +142,8 @@ def _read_rows(out: Path, about: dict[str, Any]) -> list[Row]:
     other = [key for key in {**before, **about} if before.get(key) != about.get(key)]
     if other:
         raise InputError(
-            f"{out} was measured with {other[0]} {before.get(other[0])}, and here it is "
-            f"{about.get(other[0])}; start a new benchmark without --resume."
+            f"{out} was measured with {other[0]} {before.get(other[0])}, and here it "
+            f"is {about.get(other[0])}; start a new benchmark without --resume."
         )
     return rows
 
