@@ -124,7 +124,7 @@ def plot(path: Path, rows: list[Row], memory: list[Memory]) -> None:
         ("channels", "channels", dict(batch=16, tolerance=0.1)),
         ("tolerance", "rtol = atol", dict(channels=6, batch=16)),
     )
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(17, 5), layout="constrained")
     styles = dict(zip(("jaxode", "plain Diffrax", "torchdiffeq"), "os^", strict=True))
     colours = {"backsolve": "#0072b2", "checkpoint": "#d55e00", "test": "#555555"}
     for axis, (attribute, label, fixed) in zip(axes[:3], panels, strict=True):
@@ -149,7 +149,8 @@ def plot(path: Path, rows: list[Row], memory: list[Memory]) -> None:
         ticks = sorted({getattr(r.case, attribute) for r in rows})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-    axes[0].legend(fontsize=7)
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, fontsize=9)
     _plot_memory(axes[3], memory)
     figure.savefig(path, dpi=130)
     plt.close(figure)
