@@ -7,6 +7,7 @@ from typing import Any
 
 from _bench_contestants import Case
 from _bench_memory import Memory
+from _run_folder import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,8 @@ def write_report(
         rows=[dataclasses.asdict(row) for row in rows],
         memory=[dataclasses.asdict(m) for m in memory],
     )
-    (out / "benchmark.json").write_text(json.dumps(record, indent=1))
-    (out / "benchmark.md").write_text(markdown(rows, memory))
+    write_whole(out / "benchmark.json", json.dumps(record, indent=1))
+    write_whole(out / "benchmark.md", markdown(rows, memory))
     if memory:
         plot(out / "benchmark.png", rows, memory)
 

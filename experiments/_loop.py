@@ -68,6 +68,7 @@ class Trainer:
         start = time.perf_counter()
         scored = self.scored_set
         with ThreadPoolExecutor(max_workers=1) as pool:
+            # Here and not in the thread, which would not see the matrix precision.
             traced = lower(
                 jaxode.train_steps,
                 self.data(0),

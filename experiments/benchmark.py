@@ -138,9 +138,12 @@ def _read_rows(out: Path, about: dict[str, Any]) -> list[Row]:
     """What a stopped benchmark had measured.
 
     Raises:
-        InputError: if that was with other versions than these.
+        InputError: if that cannot be read, or was with other versions than these.
     """
-    rows, before = read_report(out)
+    try:
+        rows, before = read_report(out)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{out} holds no benchmark to go on with: {error}.") from error
     other = [key for key in {**before, **about} if before.get(key) != about.get(key)]
     if other:
         raise InputError(
@@ -152,6 +155,8 @@ def _read_rows(out: Path, about: dict[str, Any]) -> list[Row]:
 
 def main(config: Config) -> Path:
     """Runs the grid; returns the folder with the results."""
+    if config.resume is not None and config.out is not None:
+        raise InputError("--resume DIR writes to DIR; leave --out away.")
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = config.resume or config.out or Path("runs") / f"{now}-benchmark"
     if config.resume is None:

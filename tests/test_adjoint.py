@@ -12,7 +12,7 @@ from helpers import relative_error, slope, values_and_gradients
 from problems import ALL, PROBLEMS
 
 import jaxode
-from jaxode._adjoint import ADJOINTS, resolve_adjoint
+from jaxode._adjoint import ADJOINTS, resolve_adjoint, with_checkpoints
 
 
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
@@ -149,7 +149,17 @@ def test_few_checkpoints_give_the_gradient_of_the_steps_taken(steps):
     actual = gradient_of_equal_steps(size, steps, 4096)(jnp.ones(size))
     expected = jnp.arange(size, dtype=float) * (1 + 0.5 / steps) ** steps
     # Observed at most 1.2e-6: rounding over 200 steps.
-    assert relative_error(actual, expected) < 1e-5
+    assert relative_error(actual, expected) < 5e-6
+
+
+def test_number_of_checkpoints_is_left_alone_where_given_or_cheap():
+    given = diffrax.RecursiveCheckpointAdjoint(checkpoints=50)
+    assert with_checkpoints(given, jnp.ones(2**20), 4096) is given
+    is_open = diffrax.RecursiveCheckpointAdjoint()
+    assert with_checkpoints(is_open, jnp.ones(8), 4096) is is_open
+    # 152 is the most for which Diffrax takes 16 itself.
+    assert with_checkpoints(is_open, jnp.ones(2**20), 152) is is_open
+    assert with_checkpoints(is_open, jnp.ones(2**20), 153) != is_open
 
 
 def test_memory_for_checkpoints_is_bounded_for_a_large_state():

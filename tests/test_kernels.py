@@ -274,6 +274,17 @@ def test_weight_cotangent_forms_match_autodiff(size, dtype):
         assert_close(actual, expected, RTOL[dtype])
 
 
+def test_weight_cotangent_in_uneven_bands_matches_lax(dtype, monkeypatch):
+    # 11 rows in 8 bands of one or two; only states of megabytes have so many.
+    monkeypatch.setattr(conv, "_BYTES_PER_BAND", 1)
+    height, width, batch = 11, 5, 3
+    x, z_bar = draw(5, dtype, (2, height, width * batch), (3, height, width * batch))
+    padded, padded_bar = conv.pad_rows(x, batch), conv.pad_rows(z_bar, batch)
+    form = jax.jit(partial(conv.weight_cotangent_product, batch=batch))
+    expected = conv.weight_cotangent_general(padded_bar, padded, batch=batch)
+    assert_close(form(padded_bar, padded), expected, RTOL[dtype])
+
+
 def stem_case(channels, batch, dtype):
     images, out_bar, weight, bias, scale, offset = draw(
         3,
