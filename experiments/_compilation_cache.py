@@ -12,11 +12,13 @@ def use_compilation_cache() -> None:
     """Keeps compiled code in the user's cache folder, unless JAX was told where to.
 
     Several seconds of every start after the first. Only for a script: in a library this
-    would change the settings of the program that imports it.
+    would change the settings of the program that imports it. Programs that compile in
+    milliseconds are kept too: a start has dozens of them, together 1.5 s.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(platformdirs.user_cache_dir("jaxode", appauthor=False), "xla")
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         _drop_damaged_entries(folder)
 
 

@@ -235,15 +235,24 @@ def test_one_device_is_not_sharded():
 def test_compiled_code_is_kept_with_the_user_unless_jax_was_told(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    option = "jax_compilation_cache_dir"
-    before = jax.config.values[option]
+    folder, least = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {option: jax.config.values[option] for option in (folder, least)}
+    kept_in, small_programs_too = str(tmp_path / "xla"), 0
     try:
-        for told, expected in [("elsewhere", "elsewhere"), (None, f"{tmp_path}/xla")]:
-            jax.config.update(option, told)
+        jax.config.update(least, 2.5)
+        for told, expected in [
+            ("elsewhere", ("elsewhere", 2.5)),
+            (None, (kept_in, small_programs_too)),
+        ]:
+            jax.config.update(folder, told)
             use_compilation_cache()
-            assert jax.config.values[option] == expected
+            assert (jax.config.values[folder], jax.config.values[least]) == expected
     finally:
-        jax.config.update(option, before)
+        for option, value in before.items():
+            jax.config.update(option, value)
 
 
 def test_damaged_compiled_code_is_dropped_and_other_warnings_are_shown(
