@@ -53,17 +53,24 @@ def markdown(rows: list[Row], memory: list[Memory]) -> str:
     for case, cell in _by_case(rows).items():
         task = case.task
         if task == "test":
-            task = f"test, {cell[names[0]].images:,} images"
+            task = f"test, {next(iter(cell.values())).images:,} images"
         parts = [task, str(case.channels), str(case.batch), f"{case.tolerance:g}"]
-        for name in names:
-            row = cell[name]
-            spread = f" [{row.fastest_ms:.1f} to {row.slowest_ms:.1f}]"
-            spread = spread if row.rounds > 1 else ""
-            parts.append(f"{row.median_ms:.1f}{spread} ({row.calls_per_solve:g})")
-        ours = cell[names[0]].median_ms
-        parts += [f"{cell[peer].median_ms / ours:.2f}" for peer in peers]
+        parts += [_time(cell.get(name)) for name in names]
+        parts += [_ratio(cell.get(peer), cell.get(names[0])) for peer in peers]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines + ["", *_memory_lines(memory)]) + "\n"
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return "left out"
+    spread = f" [{row.fastest_ms:.1f} to {row.slowest_ms:.1f}]"
+    spread = spread if row.rounds > 1 else ""
+    return f"{row.median_ms:.1f}{spread} ({row.calls_per_solve:g})"
+
+
+def _ratio(peer: Row | None, ours: Row | None) -> str:
+    return f"{peer.median_ms / ours.median_ms:.2f}" if peer and ours else ""
 
 
 def _memory_lines(memory: list[Memory]) -> list[str]:

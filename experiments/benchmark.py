@@ -8,8 +8,9 @@ All contestants have the same weights, images and tolerance, and take turns in o
 round after round, since the speed of a machine drifts. A row shows the median over the
 rounds, and the field calls that each contestant made: a comparison at unequal work has
 to show that it is one. Calls include those repeated inside a gradient. A contestant
-that takes more than `--slow` seconds is timed once. jaxode and plain Diffrax share one
-process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set.
+that takes more than `--slow` seconds is timed once, and left out where a run would take
+more than `--longest`, by its time at a smaller batch. jaxode and plain Diffrax share
+one process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set.
 
 `--headline` takes a few minutes on two cores, the whole grid more than an hour: the
 slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
@@ -18,6 +19,7 @@ goes on with `--resume DIR`.
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """
 
+import dataclasses
 import datetime
 import os
 import statistics
@@ -65,6 +67,8 @@ class Config:
     """Folder with the four original files of the data set."""
     slow: float = 5.0
     """Seconds of a run from which on a contestant is timed in one round only."""
+    longest: float = 300.0
+    """Seconds of a run, by the time at a smaller batch, past which it is left out."""
     out: Path | None = None
     """New folder for table, JSON and plots; runs/TIME-benchmark if not given."""
     resume: Path | None = None
@@ -81,7 +85,7 @@ def cases(headline: bool) -> list[Case]:
     shapes += [(6, 16, 1e-2), (6, 16, 1e-3)]
     shapes += [(2, 128, 0.1), (2, 512, 0.1), (16, 128, 0.1)]
     # In these a single run of plain Diffrax takes from 10 seconds to minutes.
-    shapes += [(64, 16, 0.1), (16, 512, 0.1), (64, 128, 0.1)]
+    shapes += [(64, 16, 0.1), (16, 512, 0.1), (64, 128, 0.1), (64, 512, 0.1)]
     grid += [Case(task, *shape) for shape in shapes for task in tasks]
     return grid
 
@@ -134,6 +138,27 @@ def compete(
         )
 
 
+def expected_seconds(name: str, case: Case, images: int, rows: Iterable[Row]) -> float:
+    """What a run will take a contestant, by its time at the nearest smaller batch.
+
+    Args:
+        name: The contestant.
+        case: The cell that is next.
+        images: Images in one run of it.
+        rows: What has been measured.
+
+    Returns:
+        Seconds; 0 where nothing is known.
+    """
+    smaller = {
+        row.case.batch: row.median_ms / row.images
+        for row in rows
+        if row.contestant == name
+        and dataclasses.replace(row.case, batch=case.batch) == case
+    }
+    return smaller[max(smaller)] * images / 1000 if smaller else 0.0
+
+
 def _read_rows(out: Path, about: dict[str, Any]) -> list[Row]:
     """What a stopped benchmark had measured.
 
@@ -175,7 +200,16 @@ def main(config: Config) -> Path:
                 continue
             print(case.name, file=sys.stderr, flush=True)
             shared = material(config, case, Path(folder))
-            rows += compete(case, contestants, shared, config)
+            ready = []
+            for c in contestants:
+                seconds = expected_seconds(c.name, case, len(shared.images), rows)
+                if seconds <= config.longest:
+                    ready.append(c)
+                else:
+                    print(
+                        f"  {c.name} left out: {seconds:.0f} s a run", file=sys.stderr
+                    )
+            rows += compete(case, ready, shared, config)
             write_report(out, rows, about, [])
     memory = temporary_bytes()
     write_report(out, rows, about, memory)
