@@ -64,18 +64,27 @@ def exit_code(main: Callable[[], Any], name: str) -> int:
     return 0
 
 
-def widen_cpu_vectors() -> None:
-    """Lets XLA use 512-bit vectors on the processors that have them.
+def set_xla_cpu_flags() -> None:
+    """Lets XLA use all of a CPU: its 512-bit vectors, and in loops all of its cores.
 
-    Worth 10 to 25 % of a step on such a CPU. A matter for scripts: the flag acts on the
-    whole process and must be set before JAX starts, so it is left alone where the user
-    has set `XLA_FLAGS`.
+    The vectors are worth 10 to 25 % of a step where there are any. As for the cores:
+    the XLA:CPU of jax 0.12 compiles a loop that calls no library into one kernel, for
+    one core, whatever its size (arrays of 40 MB were the largest tried). Convolutions
+    of more than nine channels are such loops, and a step takes 1.2 to 1.4 times as
+    long on two cores. A limit of no bytes turns this off; jax 0.10 has no such kernel
+    and ignores the option. To be removed once `docs/benchmark.md`'s figures are the
+    same without it.
+
+    A matter for scripts: the flags act on the whole process and must be set before JAX
+    starts, so they are left alone where the user has set `XLA_FLAGS`.
     """
     if "XLA_FLAGS" in os.environ:
         return
+    flags = ["--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0"]
     try:
         has_avx512 = " avx512f " in Path("/proc/cpuinfo").read_text()
     except OSError:
-        return
+        has_avx512 = False
     if has_avx512:
-        os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512"
+        flags.insert(0, "--xla_cpu_prefer_vector_width=512")
+    os.environ["XLA_FLAGS"] = " ".join(flags)

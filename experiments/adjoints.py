@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from _start import exit_code, widen_cpu_vectors
+from _start import exit_code, set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         print(f"Figures drawn again in {config.redraw}")
         return config.redraw
 
-    widen_cpu_vectors()
+    set_xla_cpu_flags()
     from _adjoints_run import run
     from _compilation_cache import use_compilation_cache
 

@@ -44,7 +44,7 @@ from _bench_memory import temporary_bytes
 from _bench_report import print_table, read_report, Row, write_report
 from _command_line import InputError
 from _run_folder import versions
-from _start import exit_code, widen_cpu_vectors
+from _start import exit_code, set_xla_cpu_flags
 
 import jaxode
 
@@ -227,5 +227,5 @@ def _command() -> Path:
 
 
 if __name__ == "__main__":
-    widen_cpu_vectors()
+    set_xla_cpu_flags()
     sys.exit(exit_code(_command, "benchmark.py"))

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _start import exit_code, widen_cpu_vectors
+from _start import exit_code, set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["evaluate"]:
         asked = parse(EvaluateConfig, arguments[1:], "mnist.py evaluate")
-        widen_cpu_vectors()
+        set_xla_cpu_flags()
         from _evaluation import evaluate
 
         run = partial(evaluate, asked)
     else:
         config = read_settings(arguments)
         check(config)
-        widen_cpu_vectors()
+        set_xla_cpu_flags()
         from _training import train
 
         run = partial(train, config)

@@ -1,6 +1,7 @@
 """The command line of the experiment: settings, presets, bad input."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import get_args
 import _compilation_cache
 import _config
 import _setup
+import _start
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ SCRIPT = Path(mnist.__file__)
 @pytest.fixture(autouse=True)
 def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command may do to its process would reach every test after this one."""
-    monkeypatch.setattr(mnist, "widen_cpu_vectors", lambda: None)
+    monkeypatch.setattr(mnist, "set_xla_cpu_flags", lambda: None)
 
 
 # Names and presets
@@ -230,6 +232,16 @@ def test_evaluation_keeps_what_is_not_asked_for():
 def test_one_device_is_not_sharded():
     assert jax.device_count() == 1
     assert _setup.batch_sharding(Config(), 100) is None
+
+
+def test_flags_for_xla_are_set_unless_the_user_has_set_some(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
+    _start.set_xla_cpu_flags()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=somewhere"
+    monkeypatch.delenv("XLA_FLAGS")
+    _start.set_xla_cpu_flags()
+    whole_loops = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold"
+    assert f"{whole_loops}=0" in os.environ["XLA_FLAGS"].split()
 
 
 def test_compiled_code_is_kept_with_the_user_unless_jax_was_told(tmp_path, monkeypatch):

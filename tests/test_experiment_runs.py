@@ -21,7 +21,7 @@ KEYS = """
 @pytest.fixture(autouse=True)
 def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command may do to its process would reach every test after this one."""
-    monkeypatch.setattr(mnist, "widen_cpu_vectors", lambda: None)
+    monkeypatch.setattr(mnist, "set_xla_cpu_flags", lambda: None)
 
 
 @pytest.fixture(scope="module")
