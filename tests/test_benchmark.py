@@ -1,13 +1,16 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
-from _bench_contestants import Case
+from _bench_contestants import Case, Material
 from _bench_memory import Memory
 from _bench_report import markdown, read_report, Row, write_report
 from benchmark import cases, compete, Config, expected_seconds
 
 
 CASE = Case("checkpoint", 6, 16, 0.1)
+MATERIAL = Material({}, np.zeros((16, 28, 28, 1), np.uint8), np.zeros(16), Path())
 
 
 def row(
@@ -44,18 +47,13 @@ class Clock:
         pass
 
 
-@dataclasses.dataclass
-class NoMaterial:
-    images: tuple = (0,) * 16
-
-
 def test_fast_contestants_take_turns_and_slow_ones_are_timed_once():
     log: list[str] = []
     fast = Clock("fast", [0.25, 0.4, 0.1, 0.2], log)
     other = Clock("other", [0.5, 0.5, 0.6, 0.7], log)
     slow = Clock("slow", [6.0], log)
     config = Config(rounds=3, seconds=1.0, slow=5.0)
-    rows = list(compete(CASE, [fast, slow, other], NoMaterial(), config))
+    rows = list(compete(CASE, [fast, slow, other], MATERIAL, config))
     # The first run of each says how often it fits into the seconds of a round.
     turns = ["fast 4", "other 2"] * 3
     assert log == ["fast 1", "slow 1", "other 1", *turns]
