@@ -13,14 +13,12 @@ CASE = Case("checkpoint", 6, 16, 0.1)
 MATERIAL = Material({}, np.zeros((16, 28, 28, 1), np.uint8), np.zeros(16), Path())
 
 
-def row(
-    case: Case, contestant: str, median_ms: float, images: int | None = None
-) -> Row:
+def row(case: Case, contestant: str, median_ms: float) -> Row:
     times = {"fastest_ms": median_ms - 1, "slowest_ms": median_ms + 2}
     return Row(
         case,
         contestant,
-        images or case.batch,
+        case.batch,
         median_ms,
         **times,
         calls_per_solve=27,
