@@ -66,6 +66,9 @@ def describe_devices() -> str:
     text = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     if devices[0].platform == "cpu":
         text += f", {os.cpu_count()} cores"
+        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
+        if threads:
+            text += f", threads: {threads}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""What a script does around its work: Ctrl-C, exit codes, and flags for XLA."""
+"""What a script does around its work: Ctrl-C, exit codes, and settings of XLA:CPU."""
 
 import os
 import signal
@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+
+# Images of a batch times channels of the state: the largest product measured at which
+# one thread was faster than two.
+_ONE_THREAD_UP_TO = 6 * 24
 
 _hint = "Interrupted."
 
@@ -88,3 +92,23 @@ def set_xla_cpu_flags() -> None:
     if has_avx512:
         flags.insert(0, "--xla_cpu_prefer_vector_width=512")
     os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+def use_one_thread_if_small(batch: int, channels: int) -> None:
+    """Has XLA use one thread of a CPU where the state of a training step is small.
+
+    XLA:CPU cuts each convolution into as many pieces as there are threads, whatever its
+    size. Handing the pieces over, and their results from one core's cache to the
+    other's, takes longer than the work: with two threads a step of 6 channels and 16
+    images takes 1.1 times as long as with one, and of 2 channels 1.5 times
+    (`docs/benchmark.md`). The other cores are left for other runs.
+
+    A matter for scripts, as `set_xla_cpu_flags` is, and left alone where the user has
+    set a number of threads.
+
+    Args:
+        batch: Images of a training step.
+        channels: Channels of the state.
+    """
+    if "NPROC" not in os.environ and batch * channels <= _ONE_THREAD_UP_TO:
+        os.environ.setdefault("PJRT_NPROC", "1")

@@ -10,7 +10,8 @@ rounds, and the field calls that each contestant made: a comparison at unequal w
 to show that it is one. Calls include those repeated inside a gradient. A contestant
 that takes more than `--slow` seconds is timed once, and left out where a run would take
 more than `--longest`, by its time at a smaller batch. jaxode and plain Diffrax share
-one process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set.
+one process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set,
+and its threads: one for each core unless `PJRT_NPROC` is set.
 
 `--headline` takes a few minutes on two cores, the whole grid more than an hour: the
 slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
@@ -188,6 +189,9 @@ def main(config: Config) -> Path:
         out.mkdir(parents=True)
     contestants: list[Contestant] = [Jaxode(), PlainDiffrax()]
     about = versions() | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
+    threads = os.environ.get("PJRT_NPROC")
+    if threads is not None:
+        about |= {"xla_threads": threads}
     if config.torch_python is not None:
         torch = Torch(config.torch_python)
         contestants.append(torch)

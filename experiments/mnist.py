@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _start import exit_code, set_xla_cpu_flags
+from _start import exit_code, set_xla_cpu_flags, use_one_thread_if_small
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         config = read_settings(arguments)
         check(config)
         set_xla_cpu_flags()
+        use_one_thread_if_small(config.batch_size, config.channels)
         from _training import train
 
         run = partial(train, config)

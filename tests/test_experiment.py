@@ -36,6 +36,7 @@ SCRIPT = Path(mnist.__file__)
 def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command may do to its process would reach every test after this one."""
     monkeypatch.setattr(mnist, "set_xla_cpu_flags", lambda: None)
+    monkeypatch.setattr(mnist, "use_one_thread_if_small", lambda *_: None)
 
 
 # Names and presets
@@ -242,6 +243,52 @@ def test_flags_for_xla_are_set_unless_the_user_has_set_some(monkeypatch):
     _start.set_xla_cpu_flags()
     whole_loops = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold"
     assert f"{whole_loops}=0" in os.environ["XLA_FLAGS"].split()
+
+
+def test_a_small_state_gets_one_thread_unless_the_user_has_set_some(monkeypatch):
+    def threads(batch, channels):
+        _start.use_one_thread_if_small(batch, channels)
+        return os.environ.get("PJRT_NPROC")
+
+    monkeypatch.setenv("PJRT_NPROC", "")  # so that what is set below is taken back
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.setenv("NPROC", "2")
+    assert threads(16, 6) is None
+    monkeypatch.delenv("NPROC")
+    assert threads(64, 6) is None
+    assert threads(16, 6) == "1"
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    assert threads(16, 6) == "3"
+
+
+CUT_CONVOLUTION = """
+import jax, jax.numpy as jnp
+from jaxode._kernels._conv import convolve
+program = jax.jit(lambda x, w: convolve(x, w, batch=16))
+compiled = program.lower(jnp.zeros((6, 28, 448)), jnp.zeros((6, 6, 3, 3))).compile()
+print("outer_dimension_partitions" in compiled.as_text())
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="one core",
+)
+@pytest.mark.parametrize(("threads", "is_cut"), [(None, "True"), ("1", "False")])
+def test_with_one_thread_xla_does_not_cut_convolutions(threads, is_cut):
+    environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
+    environment.pop("PJRT_NPROC", None)
+    if threads is not None:
+        environment["PJRT_NPROC"] = threads
+    done = subprocess.run(
+        [sys.executable, "-c", CUT_CONVOLUTION],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.strip() == is_cut
 
 
 def test_compiled_code_is_kept_with_the_user_unless_jax_was_told(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ KEYS = """
 def _flags_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command may do to its process would reach every test after this one."""
     monkeypatch.setattr(mnist, "set_xla_cpu_flags", lambda: None)
+    monkeypatch.setattr(mnist, "use_one_thread_if_small", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
