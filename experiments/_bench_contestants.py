@@ -1,7 +1,10 @@
 """The three contestants of the benchmark, each as something that can be timed."""
 
+import dataclasses
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +13,8 @@ from typing import Any, Literal, Protocol
 
 import _plain_diffrax
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-
-import jaxode
+from _start import thread_settings
 
 
 Task = Literal["backsolve", "checkpoint", "test"]
@@ -78,60 +78,77 @@ class Contestant(Protocol):
         ...
 
 
-def _timed(run: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
+class _Process:
+    """A contestant in a process of its own."""
+
+    def __init__(self, python: str | Path, script: str, settings: dict[str, str]):
+        self.process = subprocess.Popen(
+            [python, Path(__file__).with_name(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **settings},
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """One request, one answer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("A contestant's process ended; its message is above.")
+        return json.loads(line)
+
+    def prepare(self, case: Case, material: Material) -> float:
+        """`Contestant.prepare`, over there."""
+        weights, data = material.folder / "weights.npz", material.folder / "data.npz"
+        np.savez(weights, **material.weights)  # pyright: ignore[reportArgumentType]
+        np.savez(data, images=material.images, labels=material.labels)
+        answer = self.ask(
+            command="prepare",
+            name=case.name,
+            weights=str(weights),
+            data=str(data),
+            **dataclasses.asdict(case),
+        )
+        solves = len(material.images) // case.batch if case.task == "test" else 1
+        return answer["calls"] / solves
+
+    def close(self) -> None:
+        """Ends the process and waits for that."""
+        self.process.communicate()
 
 
-class _InProcess:
-    """A contestant whose runs are Python functions that block until they are done."""
-
-    def __init__(self):
-        self.runs: dict[Case, Callable[[], Any]] = {}
-
-    def seconds(self, case: Case, repeats: int) -> float:
-        return _timed(self.runs[case], repeats)
-
-    def forget(self, case: Case) -> None:
-        self.runs.pop(case, None)
-
-
-class Jaxode(_InProcess):
-    """This library, by its public functions."""
+class Jaxode:
+    """This library, with as many threads as `mnist.py` takes."""
 
     name = "jaxode"
 
+    def __init__(self):
+        self.running: dict[Case, _Process] = {}
+
     def prepare(self, case: Case, material: Material) -> float:
-        adjoint = "checkpoint" if case.task == "test" else case.task
-        model = jaxode.from_torch(material.weights).with_solve(
-            rtol=case.tolerance, atol=case.tolerance, adjoint=adjoint
-        )
-        images, labels = jnp.asarray(material.images), jnp.asarray(material.labels)
-        if case.task == "test":
-            run = lambda: jax.block_until_ready(
-                jaxode.evaluate(model, images, labels, batch_size=case.batch)
-            )
-            metrics = run()
-        else:
-            optimiser = optax.sgd(0.0, momentum=0.9)
-            state = jaxode.TrainState.create(model, optimiser)
-            first = images[: case.batch], labels[: case.batch]
-            run = lambda: jax.block_until_ready(
-                jaxode.train_step(state, *first, optimiser=optimiser)
-            )
-            _, metrics = run()
-        run()
-        self.runs[case] = run
-        calls = metrics.nfe_forward + metrics.nfe_backward
-        return float(calls / metrics.batches)
+        threads = thread_settings(case.batch, case.channels)
+        process = _Process(sys.executable, "_jaxode_peer.py", threads)
+        self.running[case] = process
+        return process.prepare(case, material)
+
+    def seconds(self, case: Case, repeats: int) -> float:
+        answer = self.running[case].ask(command="time", name=case.name, repeats=repeats)
+        return answer["seconds"]
+
+    def forget(self, case: Case) -> None:
+        self.running.pop(case).close()
 
 
-class PlainDiffrax(_InProcess):
-    """The same network on Diffrax as it comes."""
+class PlainDiffrax:
+    """The same network on Diffrax as it comes, in this process and with all threads."""
 
     name = "plain Diffrax"
+
+    def __init__(self):
+        self.runs: dict[Case, Callable[[], Any]] = {}
 
     def prepare(self, case: Case, material: Material) -> float:
         calls = 0
@@ -159,51 +176,32 @@ class PlainDiffrax(_InProcess):
         self.runs[case] = run
         return float(calls)
 
+    def seconds(self, case: Case, repeats: int) -> float:
+        run = self.runs[case]
+        start = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        return (time.perf_counter() - start) / repeats
+
+    def forget(self, case: Case) -> None:
+        self.runs.pop(case, None)
+
 
 class Torch:
-    """The network on PyTorch and torchdiffeq, in another process."""
+    """The network on PyTorch and torchdiffeq."""
 
     name = "torchdiffeq"
 
     def __init__(self, python: Path):
-        script = Path(__file__).with_name("_torch_peer.py")
-        self.process = subprocess.Popen(
-            [python, script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.versions = self.ask(command="versions")
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, one answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("The PyTorch process ended; its message is above.")
-        return json.loads(line)
+        self.process = _Process(python, "_torch_peer.py", {})
+        self.versions = self.process.ask(command="versions")
 
     def prepare(self, case: Case, material: Material) -> float:
-        weights, data = material.folder / "weights.npz", material.folder / "data.npz"
-        np.savez(weights, **material.weights)  # pyright: ignore[reportArgumentType]
-        np.savez(data, images=material.images, labels=material.labels)
-        answer = self.ask(
-            command="prepare",
-            name=case.name,
-            task=case.task,
-            channels=case.channels,
-            tolerance=case.tolerance,
-            batch=case.batch,
-            weights=str(weights),
-            data=str(data),
-        )
-        solves = len(material.images) // case.batch if case.task == "test" else 1
-        return answer["calls"] / solves
+        return self.process.prepare(case, material)
 
     def seconds(self, case: Case, repeats: int) -> float:
-        return self.ask(command="time", name=case.name, repeats=repeats)["seconds"]
+        answer = self.process.ask(command="time", name=case.name, repeats=repeats)
+        return answer["seconds"]
 
     def forget(self, case: Case) -> None:
-        self.ask(command="forget", name=case.name)
+        self.process.ask(command="forget", name=case.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 # Images of a batch times channels of the state: the largest product measured at which
 # one thread was faster than two.
-_ONE_THREAD_UP_TO = 6 * 24
+ONE_THREAD_UP_TO = 6 * 24
 
 _hint = "Interrupted."
 
@@ -95,7 +95,12 @@ def set_xla_cpu_flags() -> None:
 
 
 def use_one_thread_if_small(batch: int, channels: int) -> None:
-    """Has XLA use one thread of a CPU where the state of a training step is small.
+    """Puts `thread_settings` in force, which must happen before JAX starts."""
+    os.environ.update(thread_settings(batch, channels))
+
+
+def thread_settings(batch: int, channels: int) -> dict[str, str]:
+    """Environment variables: one thread of a CPU for XLA where a state is small.
 
     XLA:CPU cuts each convolution into as many pieces as there are threads, whatever its
     size. Handing the pieces over, and their results from one core's cache to the
@@ -103,12 +108,15 @@ def use_one_thread_if_small(batch: int, channels: int) -> None:
     images takes 1.1 times as long as with one, and of 2 channels 1.5 times
     (`docs/benchmark.md`). The other cores are left for other runs.
 
-    A matter for scripts, as `set_xla_cpu_flags` is, and left alone where the user has
-    set a number of threads.
+    A matter for scripts, as `set_xla_cpu_flags` is.
 
     Args:
         batch: Images of a training step.
         channels: Channels of the state.
+
+    Returns:
+        What to set; nothing where the user has set a number of threads.
     """
-    if "NPROC" not in os.environ and batch * channels <= _ONE_THREAD_UP_TO:
-        os.environ.setdefault("PJRT_NPROC", "1")
+    if {"PJRT_NPROC", "NPROC"} & set(os.environ) or batch * channels > ONE_THREAD_UP_TO:
+        return {}
+    return {"PJRT_NPROC": "1"}

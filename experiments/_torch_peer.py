@@ -1,17 +1,12 @@
 """The network on PyTorch and torchdiffeq, timed on request. Run by `benchmark.py`.
 
-Reads one JSON request per line and answers with one, so that the benchmark can let it
-and the JAX contestants take turns in one run. It runs under another Python, the one
-that has PyTorch, and imports nothing of this project.
+It runs under another Python, the one that has PyTorch and not this project.
 """
-
-import json
-import sys
-import time
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torchdiffeq  # pyright: ignore[reportMissingImports]
+from _bench_serve import serve
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 
@@ -49,7 +44,7 @@ class Network(nn.Module):
 
 
 def prepare(request):
-    """A function that runs one training step, or scores one batch after another."""
+    """A training step, or the scoring of one batch after another."""
     adjoint = request["task"] == "backsolve"
     solve = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
     network = Network(request["channels"], request["tolerance"], solve)
@@ -78,38 +73,20 @@ def prepare(request):
             nn.functional.cross_entropy(logits, labels[:batch]).backward()
             optimiser.step()
 
-    return run, network.odefunc
+    run()
+    network.odefunc.calls = 0
+    run()
+    return run, network.odefunc.calls
 
 
-def main():
-    """Answers requests until there are no more."""
-    prepared = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["command"] == "versions":
-            answer = dict(
-                torch=torch.__version__,
-                torchdiffeq=torchdiffeq.__version__,
-                threads=torch.get_num_threads(),
-            )
-        elif request["command"] == "prepare":
-            run, field = prepare(request)
-            run()
-            field.calls = 0
-            run()
-            prepared[request["name"]] = run
-            answer = dict(calls=field.calls)
-        elif request["command"] == "forget":
-            prepared.pop(request["name"], None)
-            answer = {}
-        else:
-            run = prepared[request["name"]]
-            start = time.perf_counter()
-            for _ in range(request["repeats"]):
-                run()
-            answer = dict(seconds=(time.perf_counter() - start) / request["repeats"])
-        print(json.dumps(answer), flush=True)
+def versions():
+    """What answers here."""
+    return dict(
+        torch=torch.__version__,
+        torchdiffeq=torchdiffeq.__version__,
+        threads=torch.get_num_threads(),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    serve(versions, prepare)

@@ -9,9 +9,10 @@ round after round, since the speed of a machine drifts. A row shows the median o
 rounds, and the field calls that each contestant made: a comparison at unequal work has
 to show that it is one. Calls include those repeated inside a gradient. A contestant
 that takes more than `--slow` seconds is timed once, and left out where a run would take
-more than `--longest`, by its time at a smaller batch. jaxode and plain Diffrax share
-one process and XLA's flags, which are those of `mnist.py` unless `XLA_FLAGS` is set,
-and its threads: one for each core unless `PJRT_NPROC` is set.
+more than `--longest`, by its time at a smaller batch. Each has a process of its own.
+jaxode and plain Diffrax have the same flags of XLA, those of `mnist.py` unless
+`XLA_FLAGS` is set. jaxode has the threads that `mnist.py` takes, a single one for a
+small state; the others have all, since they are slower with one.
 
 `--headline` takes a few minutes on two cores, the whole grid more than an hour: the
 slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
@@ -45,7 +46,7 @@ from _bench_memory import temporary_bytes
 from _bench_report import print_table, read_report, Row, write_report
 from _command_line import InputError
 from _run_folder import versions
-from _start import exit_code, set_xla_cpu_flags
+from _start import exit_code, ONE_THREAD_UP_TO, set_xla_cpu_flags
 
 import jaxode
 
@@ -189,9 +190,9 @@ def main(config: Config) -> Path:
         out.mkdir(parents=True)
     contestants: list[Contestant] = [Jaxode(), PlainDiffrax()]
     about = versions() | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
-    threads = os.environ.get("PJRT_NPROC")
-    if threads is not None:
-        about |= {"xla_threads": threads}
+    own = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
+    rule = f"one up to {ONE_THREAD_UP_TO} images x channels, else all"
+    about |= {"jaxode_threads": own or rule}
     if config.torch_python is not None:
         torch = Torch(config.torch_python)
         contestants.append(torch)
