@@ -1,12 +1,17 @@
 import dataclasses
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from _bench_contestants import Case, Material
+from _bench_contestants import Case, Jaxode, Material
 from _bench_memory import Memory
 from _bench_report import markdown, read_report, Row, write_report
 from benchmark import cases, compete, Config, expected_seconds
+
+import jaxode
 
 
 CASE = Case("checkpoint", 6, 16, 0.1)
@@ -110,3 +115,30 @@ def test_grid_has_every_batch_at_every_width():
     for task in ("backsolve", "checkpoint", "test"):
         for channels in (2, 6, 16, 64):
             assert {(task, channels, batch) for batch in (16, 128, 512)} <= shapes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["backsolve", "test"])
+def test_jaxode_is_timed_in_a_process_that_ends_with_its_case(tmp_path, task):
+    case = Case(task, 2, 8, 0.1)
+    digits = jaxode.load_mnist("digits")
+    images, labels = digits.test_images[:24], digits.test_labels[:24]
+    model = jaxode.ODENet(2, key=jax.random.key(3))
+    material = Material(jaxode.to_torch(model), images, labels, tmp_path)
+    contestant = Jaxode()
+    calls = contestant.prepare(case, material)
+    process = contestant.running[case].process
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    assert contestant.seconds(case, 2) > 0
+    contestant.forget(case)
+    assert process.poll() == 0
+    if task == "test":
+        metrics = jaxode.evaluate(model, images, labels, batch_size=8)
+        assert calls == pytest.approx(float(metrics.nfe_forward / metrics.batches))
+    else:
+        optimiser = optax.sgd(0.0)
+        model = model.with_solve(adjoint=task)
+        state = jaxode.TrainState.create(model, optimiser)
+        first = images[:8], labels[:8]
+        _, metrics = jaxode.train_step(state, *first, optimiser=optimiser)
+        assert calls == float(metrics.nfe_forward + metrics.nfe_backward)
