@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, Protocol
 import _plain_diffrax
 import jax
 import numpy as np
+from _bench_serve import mean_seconds
 from _start import thread_settings
 
 
@@ -115,6 +115,15 @@ class _Process:
         solves = len(material.images) // case.batch if case.task == "test" else 1
         return answer["calls"] / solves
 
+    def seconds(self, case: Case, repeats: int) -> float:
+        """`Contestant.seconds`, over there."""
+        answer = self.ask(command="time", name=case.name, repeats=repeats)
+        return answer["seconds"]
+
+    def forget(self, case: Case) -> None:
+        """`Contestant.forget`, over there."""
+        self.ask(command="forget", name=case.name)
+
     def close(self) -> None:
         """Ends the process and waits for that."""
         self.process.communicate()
@@ -135,8 +144,7 @@ class Jaxode:
         return process.prepare(case, material)
 
     def seconds(self, case: Case, repeats: int) -> float:
-        answer = self.running[case].ask(command="time", name=case.name, repeats=repeats)
-        return answer["seconds"]
+        return self.running[case].seconds(case, repeats)
 
     def forget(self, case: Case) -> None:
         self.running.pop(case).close()
@@ -177,31 +185,17 @@ class PlainDiffrax:
         return float(calls)
 
     def seconds(self, case: Case, repeats: int) -> float:
-        run = self.runs[case]
-        start = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        return (time.perf_counter() - start) / repeats
+        return mean_seconds(self.runs[case], repeats)
 
     def forget(self, case: Case) -> None:
         self.runs.pop(case, None)
 
 
-class Torch:
+class Torch(_Process):
     """The network on PyTorch and torchdiffeq."""
 
     name = "torchdiffeq"
 
     def __init__(self, python: Path):
-        self.process = _Process(python, "_torch_peer.py", {})
-        self.versions = self.process.ask(command="versions")
-
-    def prepare(self, case: Case, material: Material) -> float:
-        return self.process.prepare(case, material)
-
-    def seconds(self, case: Case, repeats: int) -> float:
-        answer = self.process.ask(command="time", name=case.name, repeats=repeats)
-        return answer["seconds"]
-
-    def forget(self, case: Case) -> None:
-        self.process.ask(command="forget", name=case.name)
+        super().__init__(python, "_torch_peer.py", {})
+        self.versions = self.ask(command="versions")

@@ -13,15 +13,15 @@ from typing import Any
 
 
 def serve(
-    versions: Callable[[], dict[str, Any]],
     prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], float]],
+    versions: Callable[[], dict[str, Any]] = dict,
 ) -> None:
     """Answers requests until there are no more.
 
     Args:
-        versions: What the contestant is.
         prepare: Makes a case ready, compiled and warmed up: a function that does one
             run of it and blocks until it is done, and the field calls in one run.
+        versions: What the contestant is, where the benchmark does not know.
     """
     prepared: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
@@ -37,8 +37,13 @@ def serve(
             answer = {}
         else:
             run = prepared[request["name"]]
-            start = time.perf_counter()
-            for _ in range(request["repeats"]):
-                run()
-            answer = dict(seconds=(time.perf_counter() - start) / request["repeats"])
+            answer = dict(seconds=mean_seconds(run, request["repeats"]))
         print(json.dumps(answer), flush=True)
+
+
+def mean_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Mean seconds of a run over so many, one after the other."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats

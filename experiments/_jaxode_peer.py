@@ -40,4 +40,4 @@ def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
 
 
 if __name__ == "__main__":
-    serve(dict, prepare)
+    serve(prepare)

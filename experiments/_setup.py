@@ -14,6 +14,7 @@ import optax
 from _command_line import InputError
 from _config import Config
 from _run_folder import read_settings, RunFolder, settings_that_decide
+from _start import threads_asked_for
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, UInt8
 
@@ -66,8 +67,7 @@ def describe_devices() -> str:
     text = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     if devices[0].platform == "cpu":
         text += f", {os.cpu_count()} cores"
-        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
-        if threads:
+        if threads := threads_asked_for():
             text += f", threads: {threads}"
     return text
 

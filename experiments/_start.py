@@ -117,6 +117,11 @@ def thread_settings(batch: int, channels: int) -> dict[str, str]:
     Returns:
         What to set; nothing where the user has set a number of threads.
     """
-    if {"PJRT_NPROC", "NPROC"} & set(os.environ) or batch * channels > ONE_THREAD_UP_TO:
+    if threads_asked_for() or batch * channels > ONE_THREAD_UP_TO:
         return {}
     return {"PJRT_NPROC": "1"}
+
+
+def threads_asked_for() -> str | None:
+    """The number of threads that the environment tells XLA:CPU to use, if it does."""
+    return os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")

@@ -89,4 +89,4 @@ def versions():
 
 
 if __name__ == "__main__":
-    serve(versions, prepare)
+    serve(prepare, versions)

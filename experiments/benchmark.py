@@ -46,7 +46,7 @@ from _bench_memory import temporary_bytes
 from _bench_report import print_table, read_report, Row, write_report
 from _command_line import InputError
 from _run_folder import versions
-from _start import exit_code, ONE_THREAD_UP_TO, set_xla_cpu_flags
+from _start import exit_code, ONE_THREAD_UP_TO, set_xla_cpu_flags, threads_asked_for
 
 import jaxode
 
@@ -190,9 +190,8 @@ def main(config: Config) -> Path:
         out.mkdir(parents=True)
     contestants: list[Contestant] = [Jaxode(), PlainDiffrax()]
     about = versions() | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
-    own = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
     rule = f"one up to {ONE_THREAD_UP_TO} images x channels, else all"
-    about |= {"jaxode_threads": own or rule}
+    about |= {"jaxode_threads": threads_asked_for() or rule}
     if config.torch_python is not None:
         torch = Torch(config.torch_python)
         contestants.append(torch)

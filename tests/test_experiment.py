@@ -255,8 +255,8 @@ def test_a_small_state_gets_one_thread_unless_the_user_has_set_some(monkeypatch)
     monkeypatch.setenv("NPROC", "2")
     assert threads(16, 6) is None
     monkeypatch.delenv("NPROC")
-    assert threads(64, 6) is None
-    assert threads(16, 6) == "1"
+    assert threads(64, 6) is threads(29, 5) is None
+    assert threads(24, 6) == "1"
     monkeypatch.setenv("PJRT_NPROC", "3")
     assert threads(16, 6) == "3"
 
