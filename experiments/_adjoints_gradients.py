@@ -52,7 +52,7 @@ def tolerance_records(
     adjoints: tuple[str, ...],
     sizes: Sizes,
     networks: Networks,
-    dataset: jaxode.Dataset,
+    dataset: jaxode.datasets.Dataset,
     reporter: Reporter,
 ) -> Iterator[dict[str, Any]]:
     """The cells of `compare_adjoints` on the network and on the analytic fields."""
@@ -79,8 +79,8 @@ def tolerance_records(
         yield from _compared(name, _field_loss, (params,), options, reporter)
 
 
-def _network_loss(model: jaxode.ODENet, images: Any, labels: Any) -> jax.Array:
-    return jaxode.cross_entropy(model, images, labels)[0]
+def _network_loss(model: jaxode.nn.ODENet, images: Any, labels: Any) -> jax.Array:
+    return jaxode.training.loss_and_metrics(model, images, labels)[0]
 
 
 def _field_loss(params: Any) -> jax.Array:

@@ -88,8 +88,8 @@ class Gradients:
 def horizon_records(
     adjoints: tuple[str, ...],
     sizes: Sizes,
-    model: jaxode.ODENet,
-    dataset: jaxode.Dataset,
+    model: jaxode.nn.ODENet,
+    dataset: jaxode.datasets.Dataset,
     reporter: Reporter,
 ) -> Iterator[dict[str, Any]]:
     """Errors of every adjoint at every horizon, for each field.
@@ -113,7 +113,7 @@ def horizon_records(
 
 
 def network_gradients(
-    model: jaxode.ODENet, dataset: jaxode.Dataset, sizes: Sizes
+    model: jaxode.nn.ODENet, dataset: jaxode.datasets.Dataset, sizes: Sizes
 ) -> Gradients:
     """The loss of a batch, from the state that the trained stem makes of it."""
     images = jnp.asarray(dataset.train.images[: sizes.batch])

@@ -36,7 +36,10 @@ def training_records(networks: Networks) -> Iterator[dict[str, Any]]:
 
 
 def solver_records(
-    sizes: Sizes, networks: Networks, dataset: jaxode.Dataset, reporter: Reporter
+    sizes: Sizes,
+    networks: Networks,
+    dataset: jaxode.datasets.Dataset,
+    reporter: Reporter,
 ) -> Iterator[dict[str, Any]]:
     """Scores of each trained network under tolerances and solvers other than its own.
 
@@ -55,7 +58,11 @@ def solver_records(
             model = trained.model.with_solve(adjoint="checkpoint", **_settings(solve))
             score, failure = attempt(
                 lambda m=model: test_record(
-                    on_host(jaxode.evaluate(m, images, labels, batch_size=batch_size))
+                    on_host(
+                        jaxode.training.evaluate(
+                            m, images, labels, batch_size=batch_size
+                        )
+                    )
                 )
             )
             yield {

@@ -26,7 +26,7 @@ from _run_folder import git_commit, RunFolder, stored_settings, versions
 from _setup import describe_devices
 
 import jaxode
-from jaxode._adjoint import ADJOINTS
+from jaxode._solve.adjoints import ADJOINTS
 
 
 def run(config: AdjointsConfig) -> Path:
@@ -37,8 +37,8 @@ def run(config: AdjointsConfig) -> Path:
 
     Raises:
         InputError: if the settings cannot be used.
-        jaxode.DataError: if the data cannot be had.
-        jaxode.CheckpointError: if the run that was named cannot be read.
+        jaxode.datasets.DataError: if the data cannot be had.
+        jaxode.training.CheckpointError: if the run that was named cannot be read.
     """
     adjoints = check_adjoints(config.adjoints, tuple(ADJOINTS))
     sizes = sizes_for(config)
@@ -46,7 +46,7 @@ def run(config: AdjointsConfig) -> Path:
     folder = RunFolder.create(config.out, "adjoints", instead="")
     try:
         reporter.info(f"device      {describe_devices()}")
-        dataset = jaxode.load_mnist(
+        dataset = jaxode.datasets.load(
             config.dataset, data_dir=config.data_dir, on_notice=reporter.notice
         )
         reporter.info(f"data set    {dataset.name}")
@@ -85,7 +85,7 @@ def run(config: AdjointsConfig) -> Path:
 def _about(
     config: AdjointsConfig,
     sizes: Sizes,
-    dataset: jaxode.Dataset,
+    dataset: jaxode.datasets.Dataset,
     adjoints: tuple[str, ...],
 ) -> dict[str, Any]:
     """Where the numbers come from; part of every table, since parts can be redone."""

@@ -45,11 +45,11 @@ class Variant:
     block: Literal["ode", "tied", "untied", "none"] = "ode"
     blocks: int = 0
 
-    def build(self) -> jaxode.ODENet | jaxode.ResNet:
+    def build(self) -> jaxode.nn.ODENet | jaxode.nn.ResidualNet:
         """The untrained network."""
         if self.block == "ode":
             return build_model(self.config)
-        return jaxode.ResNet(
+        return jaxode.nn.ResidualNet(
             self.config.channels,
             key=Keys.of(self.config.seed).model,
             num_blocks=self.blocks,
@@ -94,7 +94,7 @@ class Networks:
 
     def __init__(
         self,
-        dataset: jaxode.Dataset,
+        dataset: jaxode.datasets.Dataset,
         sizes: Sizes,
         run: Path | None,
         reporter: Reporter,
@@ -128,12 +128,12 @@ class Networks:
 
 
 def train(
-    variant: Variant, dataset: jaxode.Dataset, looks: int, reporter: Reporter
+    variant: Variant, dataset: jaxode.datasets.Dataset, looks: int, reporter: Reporter
 ) -> Trained:
     """Trains a variant, looking at the counts at even distances, and scores it."""
     config = variant.config
     trainer = _trainer(config, dataset, reporter)
-    state = jaxode.TrainState.create(variant.build(), trainer.optimiser)
+    state = jaxode.training.TrainState.create(variant.build(), trainer.optimiser)
     state = place(state, None)
     programs = trainer.compile(state)
     records: list[dict[str, Any]] = []
@@ -152,14 +152,16 @@ def train(
         "compile_seconds": programs.compile_seconds,
     }
     failure = None
-    if int(state.skipped_in_a_row) >= jaxode.MAX_SKIPPED_IN_A_ROW:
-        failure = f"{jaxode.MAX_SKIPPED_IN_A_ROW} updates in a row were skipped"
+    if int(state.skipped_in_a_row) >= jaxode.training.MAX_SKIPPED_IN_A_ROW:
+        failure = (
+            f"{jaxode.training.MAX_SKIPPED_IN_A_ROW} updates in a row were skipped"
+        )
     return Trained(variant.name, config, state.model, records, test, failure)
 
 
 def _look_after_look(
-    trainer: Trainer, state: jaxode.TrainState, programs: Programs, looks: int
-) -> Iterator[tuple[dict[str, Any], jaxode.TrainState]]:
+    trainer: Trainer, state: jaxode.training.TrainState, programs: Programs, looks: int
+) -> Iterator[tuple[dict[str, Any], jaxode.training.TrainState]]:
     steps, epochs = trainer.steps_per_epoch, trainer.config.epochs
     size = max(1, round(steps * epochs / looks))
     with trainer.reporter.epoch("training", len(trainer.train_set) * epochs) as show:
@@ -180,11 +182,13 @@ def _look_after_look(
                 show(images, end - begin, sums["loss"], sums["skipped_steps"])
                 record = {"epochs": done, "middle": middle, "seconds": end - start}
                 yield record | train_record(sums), state
-                if int(state.skipped_in_a_row) >= jaxode.MAX_SKIPPED_IN_A_ROW:
+                if int(state.skipped_in_a_row) >= jaxode.training.MAX_SKIPPED_IN_A_ROW:
                     return
 
 
-def _trainer(config: Config, dataset: jaxode.Dataset, reporter: Reporter) -> Trainer:
+def _trainer(
+    config: Config, dataset: jaxode.datasets.Dataset, reporter: Reporter
+) -> Trainer:
     train_split, scored_split, scored_name = split_data(config, dataset)
     train_set = Images(*place(tuple(train_split), None))
     steps_per_epoch = -(-len(train_set) // config.batch_size)
@@ -200,13 +204,13 @@ def _trainer(config: Config, dataset: jaxode.Dataset, reporter: Reporter) -> Tra
     )
 
 
-def load_run(path: Path, dataset: jaxode.Dataset) -> Trained:
+def load_run(path: Path, dataset: jaxode.datasets.Dataset) -> Trained:
     """The network of a run of `mnist.py`.
 
     Raises:
         InputError: if the folder is no run, has no checkpoint yet, or was trained on
             other images.
-        jaxode.CheckpointError: if the checkpoint cannot be read.
+        jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
     folder, stored, content = read_run(path)
     if content["dataset"] != dataset.name:
@@ -218,8 +222,8 @@ def load_run(path: Path, dataset: jaxode.Dataset) -> Trained:
         raise InputError(f"--run {path} has no checkpoint: no epoch was completed.")
     # The optimiser decides the structure of the checkpoint, not the weights.
     optimiser = build_optimiser(stored, steps_per_epoch=1)
-    state = jaxode.TrainState.create(build_model(stored), optimiser)
-    state, _ = jaxode.load(folder.checkpoint, state)
+    state = jaxode.training.TrainState.create(build_model(stored), optimiser)
+    state, _ = jaxode.training.load_checkpoint(folder.checkpoint, state)
     return Trained(f"run {path.name}", stored, state.model, [], {})
 
 

@@ -62,7 +62,7 @@ def measure(name: str, steps: int) -> Memory | None:
     Returns:
         `None` where the compiler gives no account of its memory.
     """
-    field = jaxode.ConvField(6, key=jax.random.key(0))
+    field = jaxode.nn.ConvField(6, key=jax.random.key(0))
     y0 = jax.random.normal(jax.random.key(1), (16, 6, 26, 26))
     adjoint: Any = name
     if name == EVERY_STEP:

@@ -33,8 +33,8 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         InputError: if the folder is no run, or has no checkpoint yet.
-        jaxode.DataError: if the data cannot be had.
-        jaxode.CheckpointError: if the checkpoint cannot be read.
+        jaxode.datasets.DataError: if the data cannot be had.
+        jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
     folder, stored, content = read_run(asked.run)
     if read_checkpoint_header(folder, stored) is None:
@@ -43,7 +43,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     check(config)
     reporter = Reporter(asked.quiet)
     reporter.info(f"device      {describe_devices()}")
-    dataset = jaxode.load_mnist(
+    dataset = jaxode.datasets.load(
         content["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
     )
     with jax.default_matmul_precision(config.precision):
@@ -76,7 +76,7 @@ def _merge(stored: Config, asked: EvaluateConfig) -> Config:
 
 
 def _score(
-    config: Config, checkpoint, dataset: jaxode.Dataset, reporter: Reporter
+    config: Config, checkpoint, dataset: jaxode.datasets.Dataset, reporter: Reporter
 ) -> dict[str, Any]:
     _, scored, scored_name = split_data(config, dataset)
     if config.fixed_steps:
@@ -89,8 +89,8 @@ def _score(
     )
     # The optimiser decides the structure of the checkpoint, not the score.
     optimiser = build_optimiser(config, steps_per_epoch=1)
-    state = jaxode.TrainState.create(build_model(config), optimiser)
-    state, _ = jaxode.load(checkpoint, state)
+    state = jaxode.training.TrainState.create(build_model(config), optimiser)
+    state, _ = jaxode.training.load_checkpoint(checkpoint, state)
     sharding = batch_sharding(config, len(scored.labels))
     model, images, labels = place((state.model, *scored), sharding)
     options = {
@@ -98,7 +98,7 @@ def _score(
         "sharding": sharding,
     }
     start = time.perf_counter()
-    program = compile_ahead(jaxode.evaluate, model, images, labels, **options)
+    program = compile_ahead(jaxode.training.evaluate, model, images, labels, **options)
     middle = time.perf_counter()
     sums = on_host(program(model, images, labels, **options))
     end = time.perf_counter()

@@ -18,21 +18,21 @@ import jaxode
 def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     """A training step, or the scoring of all images, by the public functions."""
     with np.load(request["weights"]) as weights:
-        model = jaxode.from_torch(dict(weights))
+        model = jaxode.nn.from_torch(dict(weights))
     with np.load(request["data"]) as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"])
     task, batch, tolerance = (request[x] for x in ("task", "batch", "tolerance"))
     adjoint = "checkpoint" if task == "test" else task
     model = model.with_solve(rtol=tolerance, atol=tolerance, adjoint=adjoint)
     if task == "test":
-        run = lambda: jaxode.evaluate(model, images, labels, batch_size=batch)
+        run = lambda: jaxode.training.evaluate(model, images, labels, batch_size=batch)
         metrics = run()
     else:
         # The rate is zero: every contestant must solve the same ODE in every round.
         optimiser = optax.sgd(0.0, momentum=0.9)
-        state = jaxode.TrainState.create(model, optimiser)
+        state = jaxode.training.TrainState.create(model, optimiser)
         first = images[:batch], labels[:batch]
-        run = lambda: jaxode.train_step(state, *first, optimiser=optimiser)
+        run = lambda: jaxode.training.train_step(state, *first, optimiser=optimiser)
         _, metrics = run()
     jax.block_until_ready(run())
     calls = float(metrics.nfe_forward + metrics.nfe_backward)

@@ -35,7 +35,9 @@ class Programs:
 class RunStopped(Exception):
     """Too many updates in a row could not be applied."""
 
-    def __init__(self, state: jaxode.TrainState, epoch: int, totals: dict[str, Any]):
+    def __init__(
+        self, state: jaxode.training.TrainState, epoch: int, totals: dict[str, Any]
+    ):
         self.state = state
         self.epoch = epoch
         self.totals = totals
@@ -60,7 +62,7 @@ class Trainer:
         """Training steps in one epoch; the last one is filled up."""
         return math.ceil(len(self.train_set) / self.config.batch_size)
 
-    def compile(self, state: jaxode.TrainState) -> Programs:
+    def compile(self, state: jaxode.training.TrainState) -> Programs:
         """Compiles ahead of time, so that no epoch's seconds contain it.
 
         Training is compiled while testing is traced and compiled.
@@ -70,7 +72,7 @@ class Trainer:
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Here and not in the thread, which would not see the matrix precision.
             traced = lower(
-                jaxode.train_steps,
+                jaxode.training.train_steps,
                 self.data(0),
                 state,
                 self.zeros(),
@@ -78,7 +80,7 @@ class Trainer:
             )
             train = pool.submit(traced.compile)
             evaluate = compile_ahead(
-                jaxode.evaluate,
+                jaxode.training.evaluate,
                 state.model,
                 scored.images,
                 scored.labels,
@@ -88,8 +90,8 @@ class Trainer:
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
 
     def run_epoch(
-        self, state: jaxode.TrainState, epoch: int, programs: Programs
-    ) -> tuple[jaxode.TrainState, dict[str, Any]]:
+        self, state: jaxode.training.TrainState, epoch: int, programs: Programs
+    ) -> tuple[jaxode.training.TrainState, dict[str, Any]]:
         """Trains for one epoch and scores it.
 
         Returns:
@@ -118,7 +120,7 @@ class Trainer:
         }
 
     def score(
-        self, model: jaxode.ODENet | jaxode.ResNet, programs: Programs
+        self, model: jaxode.nn.ODENet | jaxode.nn.ResidualNet, programs: Programs
     ) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
         scored = self.scored_set
@@ -128,8 +130,12 @@ class Trainer:
         return on_host(metrics)
 
     def _train(
-        self, state: jaxode.TrainState, epoch: int, programs: Programs, show: Show
-    ) -> tuple[jaxode.TrainState, dict[str, Any]]:
+        self,
+        state: jaxode.training.TrainState,
+        epoch: int,
+        programs: Programs,
+        show: Show,
+    ) -> tuple[jaxode.training.TrainState, dict[str, Any]]:
         data, metrics = self.data(epoch), self.zeros()
         totals: dict[str, Any] = {}
         row, size = 0, _FIRST_STEPS
@@ -139,7 +145,7 @@ class Trainer:
             state, metrics = self.run_rows(data, state, metrics, (row, stop), programs)
             totals = on_host(metrics)
             before, now = now, time.perf_counter()
-            if int(state.skipped_in_a_row) >= jaxode.MAX_SKIPPED_IN_A_ROW:
+            if int(state.skipped_in_a_row) >= jaxode.training.MAX_SKIPPED_IN_A_ROW:
                 raise RunStopped(state, epoch, totals)
             size = max(1, round((stop - row) * _SECONDS_PER_LOOK / (now - before)))
             row = stop
@@ -149,33 +155,35 @@ class Trainer:
 
     def run_rows(
         self,
-        data: jaxode.TrainData,
-        state: jaxode.TrainState,
-        metrics: jaxode.Metrics,
+        data: jaxode.training.TrainData,
+        state: jaxode.training.TrainState,
+        metrics: jaxode.training.Metrics,
         rows: tuple[int, int],
         programs: Programs,
-    ) -> tuple[jaxode.TrainState, jaxode.Metrics]:
+    ) -> tuple[jaxode.training.TrainState, jaxode.training.Metrics]:
         """Trains on some rows of an epoch; `state` and `metrics` are donated."""
         placed = place(jnp.asarray(rows, jnp.int32), self.sharding)
         data = dataclasses.replace(data, rows=placed)
         return programs.train(data, state, metrics, **self._train_options())
 
-    def data(self, epoch: int) -> jaxode.TrainData:
+    def data(self, epoch: int) -> jaxode.training.TrainData:
         """What the steps of an epoch read."""
         keys = Keys.of(self.config.seed)
         num_images, batch_size = len(self.train_set), self.config.batch_size
-        data = jaxode.TrainData(
+        data = jaxode.training.TrainData(
             images=self.train_set.images,
             labels=self.train_set.labels,
-            order=jaxode.epoch_order(keys.order, epoch, num_images, batch_size),
+            order=jaxode.training.epoch_order(
+                keys.order, epoch, num_images, batch_size
+            ),
             rows=jnp.zeros(2, jnp.int32),
             key=keys.augmentation,
         )
         return place(data, self.sharding)
 
-    def zeros(self) -> jaxode.Metrics:
+    def zeros(self) -> jaxode.training.Metrics:
         """Metrics to start adding to."""
-        return place(jaxode.Metrics.zeros(), self.sharding)
+        return place(jaxode.training.Metrics.zeros(), self.sharding)
 
     def _train_options(self) -> dict[str, Any]:
         return {
@@ -189,7 +197,7 @@ class Trainer:
         return {"batch_size": batch_size, "sharding": self.sharding}
 
 
-def on_host(metrics: jaxode.Metrics) -> dict[str, Any]:
+def on_host(metrics: jaxode.training.Metrics) -> dict[str, Any]:
     """The sums as Python numbers, with the mean loss; one visit to the device."""
     fetched = jax.device_get(metrics)
     sums = {

@@ -60,7 +60,7 @@ class Network(eqx.Module):
     """Stem, ODE block and head.
 
     Attributes:
-        weights: Under PyTorch's parameter names, as `jaxode.to_torch` gives them.
+        weights: Under PyTorch's parameter names, as `jaxode.nn.to_torch` gives them.
         tolerance: Both of the solve's tolerances.
         adjoint: Diffrax's adjoint.
         on_call: Called from the device at every evaluation of the field.

@@ -107,8 +107,8 @@ def place(tree, sharding: NamedSharding | None):
 
 
 def split_data(
-    config: Config, dataset: jaxode.Dataset
-) -> tuple[jaxode.Split, jaxode.Split, str]:
+    config: Config, dataset: jaxode.datasets.Dataset
+) -> tuple[jaxode.datasets.Split, jaxode.datasets.Split, str]:
     """Training images, images to score, and what the latter are called.
 
     Raises:
@@ -123,7 +123,9 @@ def split_data(
                 f"{dataset.name}; got {config.holdout}."
             )
         available -= config.holdout
-        scored = jaxode.Split(train.images[available:], train.labels[available:])
+        scored = jaxode.datasets.Split(
+            train.images[available:], train.labels[available:]
+        )
         name = "held-out"
     size = config.train_size or available
     if size > available:
@@ -131,7 +133,7 @@ def split_data(
             f"--train-size must be at most {available}, the training images of "
             f"{dataset.name} that there are; got {size}."
         )
-    return jaxode.Split(train.images[:size], train.labels[:size]), scored, name
+    return jaxode.datasets.Split(train.images[:size], train.labels[:size]), scored, name
 
 
 def read_checkpoint_header(folder: RunFolder, stored: Config) -> dict[str, Any] | None:
@@ -139,11 +141,11 @@ def read_checkpoint_header(folder: RunFolder, stored: Config) -> dict[str, Any] 
 
     Raises:
         InputError: if it was not made with the settings of the run.
-        jaxode.CheckpointError: if it cannot be read.
+        jaxode.training.CheckpointError: if it cannot be read.
     """
     if not folder.checkpoint.exists():
         return None
-    header = jaxode.load_header(folder.checkpoint)
+    header = jaxode.training.load_header(folder.checkpoint)
     made_with = read_settings(header["settings"], folder.checkpoint)
     if settings_that_decide(made_with) != settings_that_decide(stored):
         raise InputError(
@@ -153,9 +155,9 @@ def read_checkpoint_header(folder: RunFolder, stored: Config) -> dict[str, Any] 
     return header
 
 
-def build_model(config: Config) -> jaxode.ODENet:
+def build_model(config: Config) -> jaxode.nn.ODENet:
     """The untrained network; which one is decided by the seed."""
-    return jaxode.ODENet(
+    return jaxode.nn.ODENet(
         config.channels,
         key=Keys.of(config.seed).model,
         solver=SOLVERS[config.solver](),

@@ -25,7 +25,7 @@ class Field(nn.Module):
 
 
 class Network(nn.Module):
-    """Stem, ODE block and head, with the parameter names of `jaxode.to_torch`."""
+    """Stem, ODE block and head, with the parameter names of `jaxode.nn.to_torch`."""
 
     def __init__(self, channels, tolerance, solve):
         super().__init__()
@@ -70,7 +70,7 @@ def prepare(request):
         def run():
             optimiser.zero_grad()
             logits = network(normalise(images[:batch]))
-            nn.functional.cross_entropy(logits, labels[:batch]).backward()
+            nn.functional.loss_and_metrics(logits, labels[:batch]).backward()
             optimiser.step()
 
     run()

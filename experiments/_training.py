@@ -43,8 +43,8 @@ def train(config: Config) -> dict[str, Any]:
 
     Raises:
         InputError: if the settings cannot be used, or too many updates failed.
-        jaxode.DataError: if the data cannot be had.
-        jaxode.CheckpointError: if the run to resume cannot be read.
+        jaxode.datasets.DataError: if the data cannot be had.
+        jaxode.training.CheckpointError: if the run to resume cannot be read.
     """
     check(config)
     reporter = Reporter(config.quiet)
@@ -69,7 +69,7 @@ def _train(
     dataset_name: str,
 ) -> dict[str, Any]:
     reporter.info(f"device      {describe_devices()}")
-    dataset = jaxode.load_mnist(
+    dataset = jaxode.datasets.load(
         dataset_name, data_dir=config.data_dir, on_notice=reporter.notice
     )
     trainer, state = _prepare(config, dataset, reporter)
@@ -78,7 +78,7 @@ def _train(
     )
     reporter.info(f"parameters  {num_parameters:,}")
     if history:
-        state, _ = jaxode.load(folder.checkpoint, state)
+        state, _ = jaxode.training.load_checkpoint(folder.checkpoint, state)
         folder.restore_metrics(history)
         reporter.info(f"resumed     {folder.path} after epoch {len(history)}")
     facts = _facts(trainer, num_parameters)
@@ -92,8 +92,8 @@ def _train(
 
 
 def _prepare(
-    config: Config, dataset: jaxode.Dataset, reporter: Reporter
-) -> tuple[Trainer, jaxode.TrainState]:
+    config: Config, dataset: jaxode.datasets.Dataset, reporter: Reporter
+) -> tuple[Trainer, jaxode.training.TrainState]:
     train_split, scored_split, scored_name = split_data(config, dataset)
     reporter.info(
         f"data set    {_title(dataset)}: {len(train_split.labels):,} images to train "
@@ -109,7 +109,7 @@ def _prepare(
     train_set = Images(*place(tuple(train_split), sharding))
     steps_per_epoch = -(-len(train_set) // config.batch_size)
     optimiser = build_optimiser(config, steps_per_epoch)
-    state = jaxode.TrainState.create(build_model(config), optimiser)
+    state = jaxode.training.TrainState.create(build_model(config), optimiser)
     trainer = Trainer(
         config=config,
         dataset_name=dataset.name,
@@ -123,7 +123,7 @@ def _prepare(
     return trainer, place(state, sharding)
 
 
-def _title(dataset: jaxode.Dataset) -> str:
+def _title(dataset: jaxode.datasets.Dataset) -> str:
     if dataset.name == "digits":
         return "digits (scikit-learn's 8x8 digits, NOT MNIST)"
     return dataset.name
@@ -156,7 +156,7 @@ def _facts(trainer: Trainer, num_parameters: int) -> dict[str, Any]:
 
 def _run(
     trainer: Trainer,
-    state: jaxode.TrainState,
+    state: jaxode.training.TrainState,
     folder: RunFolder,
     history: list[dict[str, Any]],
 ) -> None:
@@ -178,7 +178,7 @@ def _run(
         reporter.info(epoch_line(record, epochs))
 
 
-def _compile(trainer: Trainer, state: jaxode.TrainState) -> Programs:
+def _compile(trainer: Trainer, state: jaxode.training.TrainState) -> Programs:
     trainer.reporter.info("compiling   ...")
     programs = trainer.compile(state)
     trainer.reporter.info(f"compiled    in {programs.compile_seconds:.1f} s")
@@ -188,7 +188,7 @@ def _compile(trainer: Trainer, state: jaxode.TrainState) -> Programs:
 def _save(
     path: Path,
     trainer: Trainer,
-    state: jaxode.TrainState,
+    state: jaxode.training.TrainState,
     history: list[dict[str, Any]],
 ) -> None:
     header = {
@@ -198,11 +198,11 @@ def _save(
         "versions": versions(),
         "history": history,
     }
-    jaxode.save(path, state, header)
+    jaxode.training.save_checkpoint(path, state, header)
 
 
 def _what_to_try(stop: RunStopped, path: Path) -> str:
-    skipped = f"{jaxode.MAX_SKIPPED_IN_A_ROW} updates in a row were skipped"
+    skipped = f"{jaxode.training.MAX_SKIPPED_IN_A_ROW} updates in a row were skipped"
     if stop.totals["failed_solves"]:
         why = "solves failed or reached --max-steps"
         advice = "a smaller --lr, larger --rtol and --atol, or more --max-steps"

@@ -55,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         use_compilation_cache()
     try:
         return run(config)
-    except (jaxode.DataError, jaxode.CheckpointError, OSError) as error:
+    except (
+        jaxode.datasets.DataError,
+        jaxode.training.CheckpointError,
+        OSError,
+    ) as error:
         raise InputError(str(error)) from error
 
 

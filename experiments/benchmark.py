@@ -97,7 +97,7 @@ def material(config: Config, case: Case, folder: Path) -> Material:
     import jax
     import numpy as np
 
-    data = jaxode.load_mnist(config.dataset, data_dir=config.data_dir)
+    data = jaxode.datasets.load(config.dataset, data_dir=config.data_dir)
     # Plain Diffrax takes a third of a second for each image in 64 channels.
     few = 1024 if case.channels < 64 else 64
     wanted = 10_000 if config.headline else max(few, case.batch)
@@ -106,8 +106,8 @@ def material(config: Config, case: Case, folder: Path) -> Material:
     images = np.concatenate([data.test_images, data.train_images])[:wanted]
     labels = np.concatenate([data.test_labels, data.train_labels])[:wanted]
     whole = len(images) // case.batch * case.batch
-    model = jaxode.ODENet(case.channels, key=jax.random.key(0))
-    weights = jaxode.to_torch(model)
+    model = jaxode.nn.ODENet(case.channels, key=jax.random.key(0))
+    weights = jaxode.nn.to_torch(model)
     return Material(weights, images[:whole], labels[:whole], folder)
 
 
@@ -226,7 +226,7 @@ def _command() -> Path:
     config = tyro.cli(Config, description=__doc__)
     try:
         return main(config)
-    except (jaxode.DataError, OSError) as error:
+    except (jaxode.datasets.DataError, OSError) as error:
         raise InputError(str(error)) from error
 
 

@@ -53,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     use_compilation_cache()
     try:
         return run()
-    except (jaxode.DataError, jaxode.CheckpointError, OSError) as error:
+    except (
+        jaxode.datasets.DataError,
+        jaxode.training.CheckpointError,
+        OSError,
+    ) as error:
         raise InputError(str(error)) from error
 
 

@@ -12,7 +12,7 @@ from helpers import relative_error, slope, values_and_gradients
 from problems import ALL, PROBLEMS
 
 import jaxode
-from jaxode._adjoint import ADJOINTS, resolve_adjoint, with_checkpoints
+from jaxode._solve.adjoints import ADJOINTS, resolve_adjoint, with_checkpoints
 
 
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])

@@ -9,7 +9,7 @@ from helpers import relative_error, values_and_gradients
 from problems import PROBLEMS, STIFF
 
 import jaxode
-from jaxode._checks import check_kinds
+from jaxode._solve.arguments import check_kinds
 
 
 FORCED = PROBLEMS["forced"]

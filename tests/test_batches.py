@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode._batches import epoch_order, random_shift
+from jaxode.training.batches import epoch_order, random_shift
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(60, 15), (60, 8), (7, 20)])

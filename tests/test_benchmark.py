@@ -121,10 +121,10 @@ def test_grid_has_every_batch_at_every_width():
 @pytest.mark.parametrize("task", ["backsolve", "test"])
 def test_jaxode_is_timed_in_a_process_that_ends_with_its_case(tmp_path, task):
     case = Case(task, 2, 8, 0.1)
-    digits = jaxode.load_mnist("digits")
+    digits = jaxode.datasets.load("digits")
     images, labels = digits.test_images[:24], digits.test_labels[:24]
-    model = jaxode.ODENet(2, key=jax.random.key(3))
-    material = Material(jaxode.to_torch(model), images, labels, tmp_path)
+    model = jaxode.nn.ODENet(2, key=jax.random.key(3))
+    material = Material(jaxode.nn.to_torch(model), images, labels, tmp_path)
     contestant = Jaxode()
     calls = contestant.prepare(case, material)
     process = contestant.running[case].process
@@ -133,12 +133,12 @@ def test_jaxode_is_timed_in_a_process_that_ends_with_its_case(tmp_path, task):
     contestant.forget(case)
     assert process.poll() == 0
     if task == "test":
-        metrics = jaxode.evaluate(model, images, labels, batch_size=8)
+        metrics = jaxode.training.evaluate(model, images, labels, batch_size=8)
         assert calls == pytest.approx(float(metrics.nfe_forward / metrics.batches))
     else:
         optimiser = optax.sgd(0.0)
         model = model.with_solve(adjoint=task)
-        state = jaxode.TrainState.create(model, optimiser)
+        state = jaxode.training.TrainState.create(model, optimiser)
         first = images[:8], labels[:8]
-        _, metrics = jaxode.train_step(state, *first, optimiser=optimiser)
+        _, metrics = jaxode.training.train_step(state, *first, optimiser=optimiser)
         assert calls == float(metrics.nfe_forward + metrics.nfe_backward)

@@ -11,7 +11,8 @@ import pytest
 from helpers import quick_jit, unchecked_types
 from jaxtyping import Array
 
-from jaxode import BackwardStats, ConvField, ODEBlock, odeint, value_and_grad_with_stats
+from jaxode import BackwardStats, odeint, value_and_grad_with_stats
+from jaxode.nn import ConvField, ODEBlock
 
 
 FINE: dict[str, Any] = dict(rtol=1e-9, atol=1e-9)
@@ -98,7 +99,7 @@ def test_diffraxs_own_stage_loop_gives_the_same_solution(x64, getkey):
     y0 = jax.random.normal(getkey(), (3, 4))
     field = Mixing(jax.random.normal(getkey(), (4, 4)))
     block = ODEBlock(field, rtol=1e-4, atol=1e-4)
-    expected, _ = block.with_solve(straight_line=False)(y0)
+    expected, _ = block.with_solve(unroll=False)(y0)
     # Observed 2e-16.
     np.testing.assert_allclose(block(y0)[0], expected, rtol=0, atol=1e-12)
 
@@ -152,11 +153,11 @@ def test_gradient_per_sample_is_the_sum_of_single_samples(x64, getkey, adjoint):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("straight_line", [True, False])
-def test_nfe_is_what_a_counting_field_counts(getkey, straight_line):
+@pytest.mark.parametrize("unroll", [True, False])
+def test_nfe_is_what_a_counting_field_counts(getkey, unroll):
     calls: list[None] = []
     field = Counting(Mixing(jax.random.normal(getkey(), (4, 4))), calls)
-    block = ODEBlock(field, rtol=1e-3, atol=1e-3, straight_line=straight_line)
+    block = ODEBlock(field, rtol=1e-3, atol=1e-3, unroll=unroll)
     _, stats = block(jax.random.normal(getkey(), (3, 4)))
     jax.effects_barrier()
     assert len(calls) > 7
@@ -167,7 +168,7 @@ def test_stage_loop_evaluates_the_start_again_after_a_rejected_first_step():
     # The only visible difference between the two, so this shows which of them ran.
     block = ODEBlock(two_speeds, rtol=1e-3, atol=1e-3, dt0=1.0)
     _, straight = block(speeds_state(30.0))
-    _, loop = block.with_solve(straight_line=False)(speeds_state(30.0))
+    _, loop = block.with_solve(unroll=False)(speeds_state(30.0))
     np.testing.assert_array_equal(loop.num_steps, straight.num_steps)
     assert straight.nfe is not None and loop.nfe is not None
     assert int(loop.nfe) > int(straight.nfe) == 1 + 6 * int(straight.num_steps)

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode._checkpoint import CheckpointError, load, load_header, save
+from jaxode.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_header,
+    save_checkpoint,
+)
 
 
 class Tree(eqx.Module):
@@ -47,20 +52,20 @@ def arrays_equal(left: Tree, right: Tree) -> bool:
 
 def test_arrays_come_back_bit_for_bit_with_the_header(path):
     header = {"epoch": 3, "settings": {"adjoint": "backsolve", "dt0": None}}
-    save(path, make_tree(0), header)
-    tree, found = load(path, make_tree(1))
+    save_checkpoint(path, make_tree(0), header)
+    tree, found = load_checkpoint(path, make_tree(1))
     assert arrays_equal(tree, make_tree(0))
     assert found == load_header(path) == header
 
 
 def test_what_is_no_array_comes_from_the_given_tree(path):
-    save(path, make_tree(0, name="saved"))
-    tree, _ = load(path, make_tree(1, name="given"))
+    save_checkpoint(path, make_tree(0, name="saved"))
+    tree, _ = load_checkpoint(path, make_tree(1, name="given"))
     assert (tree.name, tree.scale) == ("given", 1.5)
 
 
 def test_first_line_is_json_that_says_what_the_file_is(path):
-    save(path, make_tree())
+    save_checkpoint(path, make_tree())
     first_line = json.loads(path.read_bytes().split(b"\n")[0])
     assert first_line["format"] == "jaxode checkpoint"
     assert first_line["version"] == 1
@@ -69,7 +74,7 @@ def test_first_line_is_json_that_says_what_the_file_is(path):
 
 @pytest.mark.parametrize("failing", ["fsync", "chmod", "replace"])
 def test_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch, failing):
-    save(path, make_tree(0))
+    save_checkpoint(path, make_tree(0))
     before = path.read_bytes()
 
     def fail(*_args, **_options):
@@ -78,38 +83,38 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch, fai
     with monkeypatch.context() as patched:
         patched.setattr(os, failing, fail)
         with pytest.raises(OSError, match="No space left"):
-            save(path, make_tree(1))
+            save_checkpoint(path, make_tree(1))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_old_file_is_there_until_the_new_one_is_complete(path, monkeypatch):
-    save(path, make_tree(0))
+    save_checkpoint(path, make_tree(0))
     replace, seen = os.replace, []
 
     def look_then_replace(source, target):
         for file in (source, target):
-            seen.append(load(file, make_tree(9))[0])
+            seen.append(load_checkpoint(file, make_tree(9))[0])
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", look_then_replace)
-    save(path, make_tree(1))
+    save_checkpoint(path, make_tree(1))
     new, old = seen
     assert arrays_equal(new, make_tree(1)) and arrays_equal(old, make_tree(0))
 
 
 def test_header_that_is_no_json_leaves_the_old_file(path):
-    save(path, make_tree(0))
+    save_checkpoint(path, make_tree(0))
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        save(path, make_tree(1), {"solver": object()})
+        save_checkpoint(path, make_tree(1), {"solver": object()})
     assert path.read_bytes() == before
 
 
 def test_saved_file_can_be_read_by_others(path):
     previous = os.umask(0o022)
     try:
-        save(path, make_tree())
+        save_checkpoint(path, make_tree())
     finally:
         os.umask(previous)
     assert path.stat().st_mode & 0o777 == 0o644
@@ -117,25 +122,25 @@ def test_saved_file_can_be_read_by_others(path):
 
 def test_missing_file_raises(path):
     with pytest.raises(FileNotFoundError):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6, 0.9, 0.999])
 def test_truncated_file_is_named_as_such(path, fraction):
-    save(path, make_tree())
+    save_checkpoint(path, make_tree())
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(CheckpointError, match="model.eqx is truncated"):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 def test_changed_byte_is_found(path):
-    save(path, make_tree())
+    save_checkpoint(path, make_tree())
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx is damaged"):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 @pytest.mark.parametrize(
@@ -152,40 +157,40 @@ def test_changed_byte_is_found(path):
 def test_foreign_file_is_named_as_such(path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx is not a jaxode checkpoint"):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 def test_newer_format_says_to_update(path):
-    save(path, make_tree())
+    save_checkpoint(path, make_tree())
     content = path.read_bytes().replace(b'"version": 1', b'"version": 2', 1)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx was written by a newer"):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 def test_header_without_what_is_needed_is_damaged(path):
     path.write_bytes(b'{"format": "jaxode checkpoint", "version": 1, "bytes": 0}\n')
     with pytest.raises(CheckpointError, match="its header lacks header, leaves, sha"):
-        load(path, make_tree())
+        load_checkpoint(path, make_tree())
 
 
 def test_other_shape_names_array_and_both_shapes(path):
-    save(path, make_tree(width=5))
+    save_checkpoint(path, make_tree(width=5))
     message = r"\.weight is float32\[3, 5\], and float32\[3, 6\] is needed \(and 1 more"
     with pytest.raises(CheckpointError, match=message):
-        load(path, make_tree(width=6))
+        load_checkpoint(path, make_tree(width=6))
 
 
 def test_other_dtype_is_refused(path):
-    save(path, make_tree())
+    save_checkpoint(path, make_tree())
     like = eqx.tree_at(lambda t: t.half, make_tree(), jnp.zeros(5, jnp.float32))
     with pytest.raises(CheckpointError, match=r"\.half is bfloat16.*float32\[5\] is"):
-        load(path, like)
+        load_checkpoint(path, like)
 
 
 def test_missing_and_surplus_arrays_are_refused(path):
-    save(path, (jnp.zeros(2), jnp.zeros(3)))
+    save_checkpoint(path, (jnp.zeros(2), jnp.zeros(3)))
     with pytest.raises(CheckpointError, match=r"\[1\] is float32\[3\], and nothing"):
-        load(path, (jnp.zeros(2),))
+        load_checkpoint(path, (jnp.zeros(2),))
     with pytest.raises(CheckpointError, match=r"\[2\] is nothing, and float32\[4\]"):
-        load(path, (jnp.zeros(2), jnp.zeros(3), jnp.zeros(4)))
+        load_checkpoint(path, (jnp.zeros(2), jnp.zeros(3), jnp.zeros(4)))

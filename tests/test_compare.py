@@ -12,7 +12,7 @@ import pytest
 from helpers import slope, unchecked_types
 
 import jaxode
-from jaxode._compare._verdict import _pace
+from jaxode._compare.verdict import _pace
 
 
 RTOLS = (1e-3, 1e-5, 1e-7)

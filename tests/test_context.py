@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxode
-from jaxode._context import current_overrides, Overrides, overriding
+from jaxode._solve.overrides import current_overrides, Overrides, overriding
 
 
 TS = jnp.array([0.0, 1.0])

@@ -10,7 +10,7 @@ from helpers import quick_jit, relative_error
 from problems import PROBLEMS
 
 import jaxode
-from jaxode._controller import Watch, Watched
+from jaxode._steps.controller import Watch, Watched
 
 
 RTOL, ATOL = 1e-4, 1e-5
@@ -78,7 +78,7 @@ def turning_numpy(t, y):
 )
 def test_first_step_is_hairers(x64, y0, sign):
     # At t = 0 the field is (0, -2 y[0]).
-    solution = solve(turning, y0, [0.0, 3.0 * sign], jaxode.FirstStep(PID))
+    solution = solve(turning, y0, [0.0, 3.0 * sign], jaxode.InitialStep(PID))
     expected = hairer(turning_numpy, 0.0, np.array(y0), sign, order=5)
     # Observed at most 4e-16.
     assert abs(first_step(solution) / expected - 1) < 1e-12
@@ -89,21 +89,21 @@ def test_first_step_takes_fewer_steps_than_diffrax_alone(x64):
     steps = lambda controller: int(
         solve(slow, [1.0, -0.5], [0.0, 3.0], controller).stats["num_steps"]
     )
-    assert steps(jaxode.FirstStep(PID)) < steps(PID)  # observed 3 and 4
+    assert steps(jaxode.InitialStep(PID)) < steps(PID)  # observed 3 and 4
 
 
 def test_diffrax_alone_starts_at_one_hundredth(x64):
     solution = solve(turning, [1.0, -0.5], [0.0, 3.0], PID)
     assert abs(first_step(solution) - 0.01) < 1e-15, (
-        "Diffrax now chooses the first step itself: see whether jaxode.FirstStep, and "
-        "the two field calls that odeint counts for it, are still needed."
+        "Diffrax now chooses the first step itself: see whether jaxode.InitialStep, "
+        "and the two field calls that odeint counts for it, are still needed."
     )
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["up", "down"])
 @pytest.mark.parametrize(
     ("controller", "dt0"),
-    [(jaxode.FirstStep(PID, length=0.125), None), (jaxode.FirstStep(PID), 0.125)],
+    [(jaxode.InitialStep(PID, length=0.125), None), (jaxode.InitialStep(PID), 0.125)],
     ids=["length", "dt0"],
 )
 def test_first_step_is_the_given_one(x64, controller, dt0, sign):
@@ -116,7 +116,7 @@ def test_first_step_is_the_given_one(x64, controller, dt0, sign):
 def test_first_step_uses_the_field_value_it_is_given(x64):
     y0 = np.array([1.0, -0.5])
     f0 = np.array([7.0, 3.0])
-    controller = jaxode.FirstStep(PID, f0=jnp.asarray(f0))
+    controller = jaxode.InitialStep(PID, f0=jnp.asarray(f0))
     solution = solve(turning, y0, [0.0, 3.0], controller)
     pretended = lambda t, y: f0 if t == 0 else turning_numpy(t, y)
     expected = hairer(pretended, 0.0, y0, 1, order=5)
@@ -134,7 +134,7 @@ def test_first_step_keeps_the_tolerances_of_an_implicit_solver(x64):
         dt0=None,
         y0=y0,
         args=args,
-        stepsize_controller=jaxode.FirstStep(PID),
+        stepsize_controller=jaxode.InitialStep(PID),
     )
     assert solution.ys is not None
     expected = PROBLEMS["forced"].exact(field, y0, ts, args)[1]

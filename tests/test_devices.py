@@ -29,20 +29,21 @@ def run(sharding):
             return tree
         return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
 
-    model = jaxode.ODENet(2, key=jax.random.key(1), adjoint="backsolve")
-    state = place(jaxode.TrainState.create(model, optimiser))
-    data = jaxode.TrainData(
+    model = jaxode.nn.ODENet(2, key=jax.random.key(1), adjoint="backsolve")
+    state = place(jaxode.training.TrainState.create(model, optimiser))
+    data = jaxode.training.TrainData(
         images=jnp.asarray(images),
         labels=jnp.asarray(labels),
-        order=jaxode.epoch_order(jax.random.key(0), 0, 48, 8),
+        order=jaxode.training.epoch_order(jax.random.key(0), 0, 48, 8),
         rows=jnp.asarray([0, 4], jnp.int32),
         key=jax.random.key(2),
     )
-    data, metrics = place((data, jaxode.Metrics.zeros()))
+    data, metrics = place((data, jaxode.training.Metrics.zeros()))
     options = dict(optimiser=optimiser, max_shift=1, sharding=sharding)
-    program = jaxode.train_steps.lower(data, state, metrics, **options).compile()
+    lowered = jaxode.training.train_steps.lower(data, state, metrics, **options)
+    program = lowered.compile()
     state, metrics = program(data, state, metrics, **options)
-    test = jaxode.evaluate(
+    test = jaxode.training.evaluate(
         state.model, data.images, data.labels, batch_size=10, sharding=sharding
     )
     return state, metrics, test

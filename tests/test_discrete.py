@@ -14,7 +14,7 @@ import jaxode
 
 
 def euler(field, y0, args, t0, t1, steps):
-    """`y <- y + h f(t, y)`: a ResNet of `steps` tied blocks, scaled by h."""
+    """`y <- y + h f(t, y)`: a ResidualNet of `steps` tied blocks, scaled by h."""
     h = (t1 - t0) / steps
     y = y0
     for i in range(steps):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxode
-from jaxode._equal_steps import EqualSteps
+from jaxode._steps.equal_steps import EqualSteps
 
 
 def times_visited(ts: np.ndarray, longest: float, dtype: type) -> list[np.ndarray]:

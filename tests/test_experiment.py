@@ -25,8 +25,8 @@ from _config import Config, EvaluateConfig, PRESETS
 from _evaluation import _merge
 
 import jaxode
-from jaxode._adjoint import ADJOINTS
-from jaxode._data import DATASETS
+from jaxode._solve.adjoints import ADJOINTS
+from jaxode.datasets import DATASETS
 
 
 SCRIPT = Path(mnist.__file__)
@@ -175,8 +175,8 @@ def test_bad_option_is_exit_code_2_without_traceback():
 
 def test_images_that_are_not_there_are_refused():
     images = np.zeros((10, 28, 28, 1), np.uint8)
-    split = jaxode.Split(images, np.zeros(10, np.int32))
-    dataset = jaxode.Dataset("digits", split, split)
+    split = jaxode.datasets.Split(images, np.zeros(10, np.int32))
+    dataset = jaxode.datasets.Dataset("digits", split, split)
     with pytest.raises(InputError, match="--train-size must be at most 10, the train"):
         _setup.split_data(Config(train_size=11), dataset)
     with pytest.raises(InputError, match="--holdout must leave some of the 10 train"):
@@ -186,8 +186,11 @@ def test_images_that_are_not_there_are_refused():
 def test_held_out_images_are_scored_and_not_trained_on():
     labels = np.arange(10, dtype=np.int32)
     images = np.zeros((10, 28, 28, 1), np.uint8)
-    train, test = jaxode.Split(images, labels), jaxode.Split(images[:3], labels[:3])
-    dataset = jaxode.Dataset("digits", train, test)
+    train, test = (
+        jaxode.datasets.Split(images, labels),
+        jaxode.datasets.Split(images[:3], labels[:3]),
+    )
+    dataset = jaxode.datasets.Dataset("digits", train, test)
     config = Config(holdout=4, train_size=5)
     trained, scored, name = _setup.split_data(config, dataset)
     assert (list(trained.labels), list(scored.labels)) == (
@@ -263,7 +266,7 @@ def test_a_small_state_gets_one_thread_unless_the_user_has_set_some(monkeypatch)
 
 CUT_CONVOLUTION = """
 import jax, jax.numpy as jnp
-from jaxode._kernels._conv import convolve
+from jaxode.nn.kernels.conv import convolve
 program = jax.jit(lambda x, w: convolve(x, w, batch=16))
 compiled = program.lower(jnp.zeros((6, 28, 448)), jnp.zeros((6, 6, 3, 3))).compile()
 print("outer_dimension_partitions" in compiled.as_text())

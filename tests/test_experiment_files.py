@@ -150,7 +150,7 @@ def test_line_of_an_epoch_shows_what_was_skipped():
 
 
 def test_loss_that_is_not_finite_is_null():
-    zeros = jaxode.Metrics.zeros()
+    zeros = jaxode.training.Metrics.zeros()
     assert on_host(zeros)["loss"] is None
     infinite = dataclasses.replace(
         zeros, loss_sum=jnp.asarray(jnp.inf), total=jnp.asarray(1, jnp.int32)

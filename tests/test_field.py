@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode import ConvField
-from jaxode._field import solve_form
+from jaxode.nn import ConvField
+from jaxode.nn.field import solve_form
 
 
 ACTIVATIONS = ("relu", "softplus", "tanh")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxode import _kernels as kernels
-from jaxode._kernels import _conv as conv, _dispatch as dispatch
+from jaxode.nn import kernels
+from jaxode.nn.kernels import conv, dispatch
 
 
 # channels, height, width, batch, groups
@@ -371,7 +371,7 @@ def test_units_keep_xla_from_repeating_the_convolution():
 def test_unit_traces_once_for_each_shape():
     count = 0
 
-    @dispatch.unit("power")
+    @dispatch.noinline("power")
     def raised(x, *, power):
         nonlocal count
         count += 1

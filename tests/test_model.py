@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
-from jaxode import ConvField, ODENet, ResNet
-from jaxode._layers import prepare_images
+from jaxode.nn import ConvField, ODENet, ResidualNet
+from jaxode.nn.layers import prepare_images
 
 
 def draw_images(batch=3, seed=0):
@@ -158,7 +158,7 @@ def test_plain_is_plain_everywhere(getkey, plain):
     assert isinstance(net.block.field, ConvField)
     parts = (net.stem.plain, net.block.field.plain, net.head.plain)
     assert parts == (plain, plain, plain)
-    assert net.block.straight_line is not plain
+    assert net.block.unroll is not plain
 
 
 def test_wide_model_agrees_with_its_plain_twin(getkey):
@@ -212,7 +212,7 @@ def test_tied_residual_blocks_are_eulers_method(x64, getkey):
     # The two posts' central remark, values and gradients alike.
     key = getkey()
     euler = ODENet(2, key=key, solver=diffrax.Euler(), rtol=None, atol=None, dt0=1 / 5)
-    resnet = value_and_gradients(ResNet(2, key=key, num_blocks=5), draw_images())
+    resnet = value_and_gradients(ResidualNet(2, key=key, num_blocks=5), draw_images())
     ode = value_and_gradients(euler, draw_images())
     # Observed 4e-16.
     assert relative_error([resnet[0]], [ode[0]]) < 1e-12
@@ -222,8 +222,8 @@ def test_tied_residual_blocks_are_eulers_method(x64, getkey):
 
 def test_untied_blocks_with_equal_weights_are_tied_ones(x64, getkey):
     key = getkey()
-    tied = ResNet(2, key=key, num_blocks=3, step=0.5)
-    untied = ResNet(2, key=key, num_blocks=3, step=0.5, tied=False)
+    tied = ResidualNet(2, key=key, num_blocks=3, step=0.5)
+    untied = ResidualNet(2, key=key, num_blocks=3, step=0.5, tied=False)
     copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), tied.field)
     untied = eqx.tree_at(lambda net: net.field, untied, copies)
     # Observed 0.
@@ -233,7 +233,7 @@ def test_untied_blocks_with_equal_weights_are_tied_ones(x64, getkey):
 
 
 def test_untied_blocks_are_applied_in_order(x64, getkey):
-    net = ResNet(2, key=getkey(), num_blocks=2, tied=False)
+    net = ResidualNet(2, key=getkey(), num_blocks=2, tied=False)
     y = net.stem(draw_images())
     for block in range(2):
         field = jax.tree.map(lambda leaf, block=block: leaf[block], net.field)
@@ -246,7 +246,7 @@ def test_untied_blocks_are_applied_in_order(x64, getkey):
 
 
 def test_untied_blocks_start_from_different_weights(getkey):
-    field = ResNet(2, key=getkey(), num_blocks=2, tied=False).field
+    field = ResidualNet(2, key=getkey(), num_blocks=2, tied=False).field
     assert field is not None
     assert not np.any(np.equal(*field.conv.weight))
 
@@ -256,7 +256,7 @@ def test_plain_and_fast_residual_network_agree(getkey, tied):
     key, images = getkey(), draw_images()
     fast, plain = (
         value_and_gradients(
-            ResNet(6, key=key, num_blocks=2, tied=tied, plain=plain), images
+            ResidualNet(6, key=key, num_blocks=2, tied=tied, plain=plain), images
         )
         for plain in (False, True)
     )
@@ -271,18 +271,18 @@ def test_plain_and_fast_residual_network_agree(getkey, tied):
 def test_residual_network_has_one_field_for_each_untied_block(
     getkey, num_blocks, tied, count
 ):
-    net = ResNet(key=getkey(), num_blocks=num_blocks, tied=tied)
+    net = ResidualNet(key=getkey(), num_blocks=num_blocks, tied=tied)
     assert parameter_count(net) == count
 
 
 def test_no_blocks_leave_stem_and_head(getkey):
-    net = ResNet(2, key=getkey(), num_blocks=0)
+    net = ResidualNet(2, key=getkey(), num_blocks=0)
     logits, _ = net(draw_images())
     np.testing.assert_array_equal(logits, net.head(net.stem(draw_images())))
 
 
 def test_residual_network_reports_its_blocks_as_steps(getkey):
-    _, stats = run(ResNet(2, key=getkey(), num_blocks=4), draw_images())
+    _, stats = run(ResidualNet(2, key=getkey(), num_blocks=4), draw_images())
     counts = (stats.nfe, stats.num_steps, stats.num_accepted_steps)
     assert [int(n) for n in counts] == [4, 4, 4]
     assert int(stats.num_rejected_steps) == 0
@@ -291,4 +291,4 @@ def test_residual_network_reports_its_blocks_as_steps(getkey):
 
 def test_negative_number_of_blocks_is_refused(getkey):
     with pytest.raises(ValueError, match="num_blocks=-1 must be at least 0"):
-        ResNet(2, key=getkey(), num_blocks=-1)
+        ResidualNet(2, key=getkey(), num_blocks=-1)

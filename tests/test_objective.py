@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode._objective import add_backward, as_count, cross_entropy, Metrics
-from jaxode._stats import BackwardStats, SolveStats
+from jaxode._solve.stats import BackwardStats, SolveStats
+from jaxode.training.metrics import add_backward, as_count, loss_and_metrics, Metrics
 
 
 class Constant(eqx.Module):
@@ -52,7 +52,7 @@ def test_metrics_do_not_depend_on_batch_size(sizes):
     metrics, start = Metrics.zeros(), 0
     for size in sizes:
         part = slice(start, start + size)
-        _, batch = cross_entropy(Constant(), images[part], labels[part])
+        _, batch = loss_and_metrics(Constant(), images[part], labels[part])
         metrics, start = metrics.merge(batch), start + size
     assert int(metrics.total) == 60
     assert int(metrics.correct) == correct
@@ -70,7 +70,7 @@ def test_masked_images_count_nowhere():
     loss_sum, correct = sums_by_numpy(images[kept], labels[kept])
     # What is masked out must not get in by way of 0 * NaN either.
     images = jnp.where(mask[:, None, None, None], images, jnp.nan)
-    loss, metrics = cross_entropy(Constant(), images, labels, mask)
+    loss, metrics = loss_and_metrics(Constant(), images, labels, mask)
     assert int(metrics.total) == len(kept)
     assert int(metrics.correct) == correct
     np.testing.assert_allclose(metrics.loss_sum, loss_sum, rtol=1e-6)
@@ -80,7 +80,7 @@ def test_masked_images_count_nowhere():
 def test_image_without_finite_logits_is_not_correct():
     images, labels = make_batch(5)
     # argmax of NaN is 0, so label 0 is the one that could slip through.
-    _, metrics = cross_entropy(
+    _, metrics = loss_and_metrics(
         Constant(), jnp.full_like(images, jnp.nan), jnp.zeros_like(labels)
     )
     assert (int(metrics.correct), int(metrics.total)) == (0, 5)
@@ -90,29 +90,29 @@ def test_image_without_finite_logits_is_not_correct():
 def test_image_of_a_failed_solve_is_not_correct(success):
     images, labels = make_batch(60)
     assert sums_by_numpy(images, labels)[1] > 0
-    _, metrics = cross_entropy(Constant(success=success), images, labels)
+    _, metrics = loss_and_metrics(Constant(success=success), images, labels)
     assert int(metrics.correct) == 0
     assert int(metrics.failed_solves) == np.size(success)
 
 
 def test_counts_of_the_solve_are_taken_over():
-    _, metrics = cross_entropy(Constant(), *make_batch(4))
+    _, metrics = loss_and_metrics(Constant(), *make_batch(4))
     assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 1)
     assert int(metrics.failed_solves) == 0
 
 
 def test_calls_of_a_batch_with_steps_of_its_own_are_the_largest():
-    _, metrics = cross_entropy(Constant(success=(True,) * 4), *make_batch(4))
+    _, metrics = loss_and_metrics(Constant(success=(True,) * 4), *make_batch(4))
     assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 4)
 
 
 def test_solver_that_hides_its_calls_counts_none():
-    _, metrics = cross_entropy(Constant(nfe=None), *make_batch(4))
+    _, metrics = loss_and_metrics(Constant(nfe=None), *make_batch(4))
     assert int(metrics.nfe_forward) == 0
 
 
 def test_zeros_are_neutral():
-    _, metrics = cross_entropy(Constant(), *make_batch(4))
+    _, metrics = loss_and_metrics(Constant(), *make_batch(4))
     assert eqx.tree_equal(Metrics.zeros().merge(metrics), metrics)
 
 
@@ -123,7 +123,7 @@ def test_float_count_is_rounded_not_truncated():
 
 @pytest.mark.parametrize("is_applied", [True, False])
 def test_skipped_step_keeps_counts_and_drops_loss(is_applied):
-    _, batch = cross_entropy(Constant(), *make_batch(4))
+    _, batch = loss_and_metrics(Constant(), *make_batch(4))
     batch = dataclasses.replace(batch, loss_sum=jnp.asarray(jnp.inf))
     backward = dataclasses.replace(
         BackwardStats.probe(),

@@ -126,7 +126,7 @@ def test_gradients_are_finite_differences_of_scipy(x64, adjoint, gradients_by_sc
 def digits() -> tuple[Any, Any]:
     """The field of the first post on real digits, six channels of their pixels."""
     with jax.enable_x64(True):
-        field = jaxode.ConvField(6, key=jax.random.key(0), activation="softplus")
+        field = jaxode.nn.ConvField(6, key=jax.random.key(0), activation="softplus")
         field = jax.tree.map(lambda x: x.astype(jnp.float64), field)
         source: Any = load_digits()
         images = jnp.asarray(source.images[:2]) / 16

@@ -141,7 +141,7 @@ def test_straight_line_changes_nothing_but_rounding(x64, reverse):
     runs = [
         quick_jit(
             lambda *problem, on=on: jaxode.odeint(
-                *problem, straight_line=on, rtol=1e-6, throw=False
+                *problem, unroll=on, rtol=1e-6, throw=False
             )
         )(*problem)
         for on in (True, False)

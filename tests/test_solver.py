@@ -11,7 +11,7 @@ from helpers import quick_jit, relative_error, slope, unchecked_types, weighted_
 from problems import PROBLEMS
 
 import jaxode
-from jaxode._tableaus import _explicit, CLASSICAL, third_order_weights
+from jaxode._steps.tableaus import _explicit, CLASSICAL, third_order_weights
 
 
 SOLVERS = [
@@ -53,7 +53,7 @@ def solve(
 def both(solver: Any, run: Any, reverse: bool = False) -> tuple[Any, Any]:
     """`run(solver, arguments)` with the solver written out, and as it is."""
     arguments = FORCED.arrays(jnp.float64, reverse)
-    ours = quick_jit(lambda x: run(jaxode.StraightLine(solver), x))(arguments)
+    ours = quick_jit(lambda x: run(jaxode.Unrolled(solver), x))(arguments)
     return ours, quick_jit(lambda x: run(solver, x))(arguments)
 
 
@@ -142,7 +142,7 @@ def test_straight_line_equals_its_solver_with(x64, setting, reverse):
 def test_straight_line_refuses_an_implicit_solver():
     message = "got Kvaerno3, which is not an explicit Runge-Kutta .* diffrax.Dopri5"
     with unchecked_types(), pytest.raises(ValueError, match=message):
-        jaxode.StraightLine(diffrax.Kvaerno3())  # pyright: ignore[reportArgumentType]
+        jaxode.Unrolled(diffrax.Kvaerno3())  # pyright: ignore[reportArgumentType]
 
 
 LENGTHS = [0.1, 0.05, 0.025, 0.0125]

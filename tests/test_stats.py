@@ -26,7 +26,7 @@ JUMPS = dict(
     ),
     dt0=0.2,
 )
-AS_IT_IS = dict(straight_line=False)
+AS_IT_IS = dict(unroll=False)
 HALF = diffrax.HalfSolver
 
 FORWARD = {

@@ -16,16 +16,9 @@ import pytest
 from helpers import quick_jit
 from torch_reference import cases
 
-from jaxode import (
-    ConvField,
-    from_torch,
-    ODEBlock,
-    odeint,
-    ODENet,
-    RK38,
-    to_torch,
-)
-from jaxode._kernels._plain import group_norm_plain
+from jaxode import odeint, RK38
+from jaxode.nn import ConvField, from_torch, ODEBlock, ODENet, to_torch
+from jaxode.nn.kernels.plain import group_norm_plain
 
 
 SOLVERS = {

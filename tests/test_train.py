@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxode._adjoint import Backsolve
-from jaxode._batches import epoch_order
-from jaxode._gradient import value_and_grad_with_stats
-from jaxode._objective import Metrics
-from jaxode._solve import odeint
-from jaxode._stats import SolveStats
-from jaxode._train import (
+from jaxode._solve.adjoints import Backsolve
+from jaxode._solve.gradient import value_and_grad_with_stats
+from jaxode._solve.odeint import odeint
+from jaxode._solve.stats import SolveStats
+from jaxode.training.batches import epoch_order
+from jaxode.training.metrics import Metrics
+from jaxode.training.steps import (
     evaluate,
     MAX_SKIPPED_IN_A_ROW,
     train_step,
@@ -182,7 +182,7 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
 
         return call
 
-    monkeypatch.setattr("jaxode._train.value_and_grad_with_stats", failing)
+    monkeypatch.setattr("jaxode.training.steps.value_and_grad_with_stats", failing)
     # An optimiser of its own, so that the step is traced here.
     optimiser = optax.sgd(0.25)
     start = make_state(optimiser)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from served import as_source, CONTENTS, Server
 
-from jaxode._data._source import SOURCES
+from jaxode.datasets.source import SOURCES
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxode import _data
-from jaxode._data import Split
-from jaxode._data._source import File, Source, SOURCES
+from jaxode import datasets
+from jaxode.datasets import Split
+from jaxode.datasets.source import File, Source, SOURCES
 
 
 # How long a stalled server says nothing: far longer than a busy machine takes to react.
@@ -88,7 +88,7 @@ def as_source(url: str) -> Source:
     return Source("mnist", "MNIST", url, (first, second, third, fourth), counts)
 
 
-def assert_is_tiny(dataset: _data.Dataset) -> None:
+def assert_is_tiny(dataset: datasets.Dataset) -> None:
     assert dataset.name == "mnist"
     for split, expected in zip(dataset, (TRAIN, TEST), strict=True):
         np.testing.assert_array_equal(split.images, expected.images, strict=True)

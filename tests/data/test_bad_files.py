@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from served import CONTENTS, flip, idx_bytes, NAMES, Server, truncate
 
-from jaxode._data import _load, DataError, load_mnist
-from jaxode._data._source import read_idx, SOURCES
+from jaxode.datasets import DataError, load
+from jaxode.datasets.source import read_idx, SOURCES
 
 
 def remove(path: Path) -> None:
@@ -48,10 +48,10 @@ BAD_FILES = [
 def test_bad_file_is_named_even_when_the_data_is_cached(
     damage: Callable[[Path], None], message: str, dataset: str, folder: Path
 ):
-    load_mnist("mnist", data_dir=folder)
+    load("mnist", data_dir=folder)
     damage(folder / NAMES[0])
     with pytest.raises(DataError, match=f"^data_dir '.*: {message}"):
-        load_mnist(dataset, data_dir=folder)
+        load(dataset, data_dir=folder)
 
 
 def test_every_bad_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -59,7 +59,7 @@ def test_every_bad_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
         remove(folder / name)
     monkeypatch.setenv("JAXODE_DATA_DIR", str(folder))
     with pytest.raises(DataError, match=f"^JAXODE_DATA_DIR .*{NAMES[1]}.*{NAMES[2]}"):
-        load_mnist("mnist")
+        load("mnist")
 
 
 def test_files_of_another_data_set_do_not_pass_for_mnist(
@@ -73,16 +73,18 @@ def test_files_of_another_data_set_do_not_pass_for_mnist(
     monkeypatch.setitem(SOURCES, "fashion_mnist", fashion)
     monkeypatch.setitem(SOURCES, "mnist", mnist)
     with pytest.raises(DataError, match=f"{NAMES[0]} is {NAMES[0]} of fashion_mnist"):
-        load_mnist("mnist", data_dir=folder)
+        load("mnist", data_dir=folder)
 
 
 def test_tensorflow_datasets_checks_the_sums_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_load, "find_problem", lambda folder, file: None)
+    # The function `load` hides the module of that name.
+    module = sys.modules[load.__module__]
+    monkeypatch.setattr(module, "find_problem", lambda folder, file: None)
     flip_the_last_bit(folder / NAMES[0])
     with pytest.raises(DataError, match="could not prepare.*has wrong checksum"):
-        load_mnist("mnist", data_dir=folder)
+        load("mnist", data_dir=folder)
 
 
 def test_tensorflow_datasets_takes_no_file_without_a_sum(
@@ -91,19 +93,19 @@ def test_tensorflow_datasets_takes_no_file_without_a_sum(
     official: Any = importlib.import_module("tensorflow_datasets").builder_cls("mnist")
     monkeypatch.setattr(official, "url_infos", {})
     with pytest.raises(DataError, match="could not prepare.*Missing checksums url"):
-        load_mnist("mnist")
+        load("mnist")
 
 
 def test_absent_folder_is_reported(tmp_path: Path):
     with pytest.raises(
         DataError, match="data_dir names '.*absent', which is no folder"
     ):
-        load_mnist("mnist", data_dir=tmp_path / "absent")
+        load("mnist", data_dir=tmp_path / "absent")
 
 
 def test_unknown_data_set_is_reported_with_the_list():
     with pytest.raises(DataError, match="Unknown data set 'mist'; .*auto.*kmnist, dig"):
-        load_mnist("mist")
+        load("mist")
 
 
 def test_file_that_is_no_idx_is_reported(tmp_path: Path):
@@ -131,4 +133,4 @@ def test_missing_package_names_the_extra(
 ):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module}.*pip install .jaxode\[experi"):
-        load_mnist(dataset, data_dir=folder if dataset == "mnist" else None)
+        load(dataset, data_dir=folder if dataset == "mnist" else None)

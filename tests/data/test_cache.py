@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from served import assert_is_tiny, flip, NAMES, TEST, TRAIN, truncate
 
-from jaxode import _data
-from jaxode._data import _cache, _tfds, DataError, load_mnist, Split
+from jaxode import datasets
+from jaxode.datasets import DataError, load, Split, tfds
+from jaxode.datasets.cache import write_cache
 
 
 def test_second_start_needs_no_file_no_network_and_no_tensorflow_datasets(
     folder: Path, cache: Path
 ):
-    load_mnist("mnist", data_dir=folder)
+    load("mnist", data_dir=folder)
     # A process of its own, since this one has imported everything.
     program = """
         import dataclasses, sys
-        from jaxode._data import load_mnist
-        from jaxode._data._source import SOURCES
+        from jaxode.datasets import load
+        from jaxode.datasets.source import SOURCES
         SOURCES["mnist"] = dataclasses.replace(SOURCES["mnist"], counts=(30, 10))
-        print(load_mnist().train_images.shape)
+        print(load().train_images.shape)
         print({"tensorflow_datasets", "sklearn", "PIL", "requests"} & {*sys.modules})
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
@@ -44,13 +45,13 @@ def flip_a_bit(path: Path) -> None:
 
 
 def hold_another_data_set(path: Path) -> None:
-    other = dataclasses.replace(_data.Dataset("kmnist", TRAIN, TEST))
-    _cache.write_cache(path, other)
+    other = dataclasses.replace(datasets.Dataset("kmnist", TRAIN, TEST))
+    write_cache(path, other)
 
 
 def lose_an_image(path: Path) -> None:
     short = Split(TRAIN.images[1:], TRAIN.labels[1:])
-    _cache.write_cache(path, _data.Dataset("mnist", short, TEST))
+    write_cache(path, datasets.Dataset("mnist", short, TEST))
 
 
 @pytest.mark.parametrize(
@@ -59,23 +60,23 @@ def lose_an_image(path: Path) -> None:
 def test_damaged_cache_is_rebuilt(
     damage: Callable[[Path], None], folder: Path, cache: Path
 ):
-    load_mnist("mnist", data_dir=folder)
+    load("mnist", data_dir=folder)
     (path,) = cache.glob("*.npz")
     whole = path.read_bytes()
     damage(path)
-    assert_is_tiny(load_mnist("mnist"))
+    assert_is_tiny(load("mnist"))
     # Equal but for the times that a zip file holds.
     assert len(path.read_bytes()) == len(whole)
 
 
 @pytest.mark.parametrize("pattern", ["*train.array_record*", "dataset_info.json"])
 def test_damaged_preparation_is_made_anew(pattern: str, folder: Path, cache: Path):
-    load_mnist("mnist", data_dir=folder)
+    load("mnist", data_dir=folder)
     (cache / "mnist-1.npz").unlink()
     (part,) = cache.glob(f"tfds/mnist/*/{pattern}")
     flip(part, 0.5) if part.suffix != ".json" else truncate(part)
     lines: list[str] = []
-    assert_is_tiny(load_mnist("mnist", data_dir=folder, on_notice=lines.append))
+    assert_is_tiny(load("mnist", data_dir=folder, on_notice=lines.append))
     assert len(lines) == 1 and lines[0].startswith("Preparing")
 
 
@@ -85,10 +86,10 @@ def test_preparation_that_cannot_be_read_is_tried_twice_and_reported(
     def fail(builder: object, split: str) -> Split:
         raise RuntimeError("bad chunk")
 
-    monkeypatch.setattr(_tfds, "_read_split", fail)
+    monkeypatch.setattr(tfds, "_read_split", fail)
     lines: list[str] = []
     with pytest.raises(DataError, match=r"could not prepare MNIST in .*bad chunk"):
-        load_mnist("mnist", data_dir=folder, on_notice=lines.append)
+        load("mnist", data_dir=folder, on_notice=lines.append)
     assert len(lines) == 2
     assert not list(cache.glob("*.npz"))
 
@@ -97,25 +98,25 @@ def test_incomplete_preparation_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     short = Split(TRAIN.images[1:], TRAIN.labels[1:])
-    monkeypatch.setattr(_tfds, "_read_split", lambda builder, split: short)
+    monkeypatch.setattr(tfds, "_read_split", lambda builder, split: short)
     with pytest.raises(DataError, match=r"does not hold \(30, 10\) images"):
-        load_mnist("mnist", data_dir=folder)
+        load("mnist", data_dir=folder)
 
 
 def test_second_of_two_processes_uses_what_the_first_prepared(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    encode, others = _tfds._encode_png, []
+    encode, others = tfds._encode_png, []
 
     def encode_while_another_prepares(image: np.ndarray) -> bytes:
         if not others:
             others.append(None)
-            others.append(load_mnist("mnist", data_dir=folder))
+            others.append(load("mnist", data_dir=folder))
         return encode(image)
 
-    monkeypatch.setattr(_tfds, "_encode_png", encode_while_another_prepares)
+    monkeypatch.setattr(tfds, "_encode_png", encode_while_another_prepares)
     lines: list[str] = []
-    assert_is_tiny(load_mnist("mnist", data_dir=folder, on_notice=lines.append))
+    assert_is_tiny(load("mnist", data_dir=folder, on_notice=lines.append))
     assert_is_tiny(others[1])
     assert len(lines) == 1  # The loser read the winner's folder, it did not start anew.
 
@@ -132,7 +133,7 @@ def test_failed_write_leaves_the_old_cache_and_no_part(
 
     monkeypatch.setattr(np, "savez", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
-        _cache.write_cache(path, _data.Dataset("mnist", TRAIN, TEST))
+        write_cache(path, datasets.Dataset("mnist", TRAIN, TEST))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
 
@@ -146,4 +147,4 @@ def test_unusable_cache_folder_is_reported(
     inside_a_file = folder / NAMES[0] / "cache"
     match = r"(could not prepare MNIST in|The data cache) .*cache.*JAXODE_CACHE_DIR"
     with pytest.raises(DataError, match=match):
-        load_mnist("mnist", data_dir=folder, cache_dir=inside_a_file)
+        load("mnist", data_dir=folder, cache_dir=inside_a_file)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from served import Server
 
-from jaxode._data import load_mnist
+from jaxode.datasets import load
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def no_network(server: Server) -> None:
 @pytest.mark.usefixtures("no_network")
 def test_auto_without_network_warns_and_returns_the_digits():
     with pytest.warns(UserWarning, match=r"^NOT MNIST: .*HTTP 503.*not comparable"):
-        data = load_mnist()
+        data = load()
     assert data.name == "digits"
 
 
 @pytest.mark.usefixtures("no_network")
 def test_auto_tells_the_callback_instead_of_warning():
     lines: list[str] = []
-    assert load_mnist("auto", on_notice=lines.append).name == "digits"
+    assert load("auto", on_notice=lines.append).name == "digits"
     assert len(lines) == 1 and lines[0].startswith("NOT MNIST")
 
 
 def test_digits_are_scikit_learns_enlarged():
     digits: Any = importlib.import_module("sklearn.datasets").load_digits()
-    data = load_mnist("digits")
+    data = load("digits")
     assert data.train_images.shape == (1437, 28, 28, 1)
     assert data.test_images.shape == (360, 28, 28, 1)
     images = np.concatenate([split.images for split in data])[..., 0]
@@ -49,7 +49,7 @@ def test_digits_are_scikit_learns_enlarged():
 
 
 def test_digits_are_split_four_to_one_in_every_class():
-    data = load_mnist("digits")
+    data = load("digits")
     train, test = (np.bincount(split.labels, minlength=10) for split in data)
     # Counts of the 1,797 as scikit-learn's description gives them.
     np.testing.assert_array_equal(

@@ -18,8 +18,8 @@ from served import (
     Server,
 )
 
-from jaxode._data import _download, DataError, load_mnist
-from jaxode._data._source import SOURCES
+from jaxode.datasets import DataError, download, load
+from jaxode.datasets.source import SOURCES
 
 
 WAYS_OUT = r"\(1\) connect .*\(2\) put .*--data-dir .*JAXODE_DATA_DIR; \(3\).*digits"
@@ -36,22 +36,22 @@ def test_mnist_without_network_names_the_three_ways_out(
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         monkeypatch.setitem(SOURCES, "mnist", as_source(url))
         with pytest.raises(DataError, match=f"127.0.0.1 cannot be reached.*{WAYS_OUT}"):
-            load_mnist("mnist")
+            load("mnist")
     assert not cache.exists()
 
 
 def test_silent_host_is_given_up_in_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_download, "REACH_SECONDS", 0.2)
+    monkeypatch.setattr(download, "REACH_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         monkeypatch.setitem(SOURCES, "mnist", as_source(url))
         start = time.monotonic()
         with pytest.raises(DataError, match=f"127.0.0.1 does not answer.*{WAYS_OUT}"):
-            load_mnist("mnist")
+            load("mnist")
         # Observed 0.2 s; one connection alone would wait for CONNECT_SECONDS.
-        assert time.monotonic() - start < _download.CONNECT_SECONDS
+        assert time.monotonic() - start < download.CONNECT_SECONDS
 
 
 BAD_SERVERS = {
@@ -66,11 +66,11 @@ BAD_SERVERS = {
 def test_bad_download_is_reported_and_nothing_of_it_is_kept(
     behaviour: str, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_download, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
     server.behaviour = behaviour
     start = time.monotonic()
     with pytest.raises(DataError, match=f"{BAD_SERVERS[behaviour]}.*{WAYS_OUT}"):
-        load_mnist("mnist")
+        load("mnist")
     # Observed 0.25 s; the stalled server would end the connection after PAUSE_SECONDS.
     assert time.monotonic() - start < PAUSE_SECONDS / 2
     assert not [path for path in cache.rglob("*") if path.is_file()]
@@ -81,7 +81,7 @@ def test_download_goes_on_with_the_missing_files(server: Server, cache: Path):
     downloads.mkdir(parents=True)
     (downloads / NAMES[0]).write_bytes(CONTENTS[NAMES[0]])
     (downloads / NAMES[1]).write_bytes(CONTENTS[NAMES[1]][:-1])
-    assert_is_tiny(load_mnist("mnist"))
+    assert_is_tiny(load("mnist"))
     assert set(server.requested) == set(NAMES[1:])
 
 
@@ -91,8 +91,8 @@ def test_interrupt_ends_a_slow_download_at_once(server: Server, cache: Path):
         # A test run in the background of a shell ignores the signal, and so would this.
         import signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from jaxode._data._download import fetch
-        from jaxode._data._source import File, Source
+        from jaxode.datasets.download import fetch
+        from jaxode.datasets.source import File, Source
         from pathlib import Path
         source = {SOURCES["mnist"]!r}
         fetch(source, Path({str(cache)!r}), lambda line: print(line, flush=True))

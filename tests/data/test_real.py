@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from served import NAMES
 
-from jaxode._data import load_mnist
-from jaxode._data._source import SOURCES
+from jaxode.datasets import load
+from jaxode.datasets.source import SOURCES
 
 
 REAL_FILES = os.environ.get("JAXODE_DATA_DIR")
@@ -35,7 +35,7 @@ def test_sums_are_those_of_tensorflow_datasets(name: str):
 def test_real_mnist_equals_its_files():
     if REAL_FILES is None:
         pytest.skip("JAXODE_DATA_DIR names no folder with the four MNIST files")
-    data = load_mnist("mnist", data_dir=REAL_FILES)
+    data = load("mnist", data_dir=REAL_FILES)
     assert (len(data.train_labels), len(data.test_labels)) == (60_000, 10_000)
     # Known counts of the classes 0 to 9 in the training set.
     np.testing.assert_array_equal(

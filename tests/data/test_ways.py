@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from served import assert_is_tiny, NAMES, Server
 
-from jaxode._data import load_mnist
+from jaxode.datasets import load
 
 
 def test_downloaded_mnist_equals_its_files(
     server: Server, cache: Path, capfd: pytest.CaptureFixture[str]
 ):
     lines: list[str] = []
-    assert_is_tiny(load_mnist("mnist", on_notice=lines.append))
+    assert_is_tiny(load("mnist", on_notice=lines.append))
     assert set(server.requested) == set(NAMES)
     assert list(cache.glob("tfds/mnist/*/mnist-train.array_record*"))
     assert [line.split()[0] for line in lines] == ["Downloading", "Preparing"]
@@ -22,7 +22,7 @@ def test_downloaded_mnist_equals_its_files(
 
 
 def test_dataset_unpacks_into_two_splits_and_keeps_its_name(folder: Path):
-    data = load_mnist("mnist", data_dir=folder)
+    data = load("mnist", data_dir=folder)
     (train_images, train_labels), (test_images, test_labels) = data
     assert train_images is data.train_images and train_labels is data.train_labels
     assert test_images is data.test_images and test_labels is data.test_labels
@@ -30,14 +30,14 @@ def test_dataset_unpacks_into_two_splits_and_keeps_its_name(folder: Path):
 
 
 def test_auto_is_mnist_when_the_files_are_there(folder: Path):
-    assert_is_tiny(load_mnist(data_dir=folder))
+    assert_is_tiny(load(data_dir=folder))
 
 
 def test_files_are_read_directly_when_array_record_has_no_wheel(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert_is_tiny(load_mnist("mnist", data_dir=folder))
+    assert_is_tiny(load("mnist", data_dir=folder))
     assert not (cache / "tfds").exists()
 
 
@@ -51,7 +51,7 @@ def test_named_folder_is_only_read(
     folder.chmod(0o555)
     before = state()
     monkeypatch.setenv("JAXODE_DATA_DIR", str(folder))
-    assert_is_tiny(load_mnist("mnist"))
+    assert_is_tiny(load("mnist"))
     assert state() == before
     assert not (cache / "downloads").exists()
     folder.chmod(0o755)
@@ -62,5 +62,5 @@ def test_argument_goes_before_environment(
 ):
     monkeypatch.setenv("JAXODE_DATA_DIR", str(tmp_path / "absent"))
     monkeypatch.setenv("JAXODE_CACHE_DIR", str(tmp_path / "unused"))
-    load_mnist("mnist", data_dir=folder, cache_dir=tmp_path / "used")
+    load("mnist", data_dir=folder, cache_dir=tmp_path / "used")
     assert (tmp_path / "used").exists() and not (tmp_path / "unused").exists()

@@ -1,0 +1,109 @@
+"""What a comparison measures: one cell for each adjoint, solver and tolerance."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafError:
+    """How far the gradient of one array of the parameters is from the reference.
+
+    Attributes:
+        error: Norm of the difference over the norm of the reference; `None` where the
+            reference is zero, or there is none.
+        cosine: Cosine of the angle between the two; `None` likewise.
+    """
+
+    error: float | None
+    cosine: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The gradient that all others are held against, in double precision.
+
+    Attributes:
+        loss: The loss, as computed for it.
+        error: Relative difference to the same at ten times the tolerance, which bounds
+            what the reference itself is off by. Errors below it mean nothing.
+        rtol: Its tolerance, relative and absolute.
+        solver: Name of its solver.
+        steps: Steps it took, summed over the solves of one loss.
+        failure: Why there is none, or `None`.
+    """
+
+    loss: float | None
+    error: float | None
+    rtol: float
+    solver: str
+    steps: int | None = None
+    failure: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One gradient: how it was asked for, how right it is, and what it cost.
+
+    Counts are sums over all solves of one loss. What was not measured, because the
+    cell failed or the platform does not tell, is `None`.
+
+    Attributes:
+        adjoint: How it was taken.
+        solver: Name of the solver; `"as given"` where the loss's own was left.
+        rtol: Relative tolerance of every solve.
+        atol: Absolute tolerance of every solve.
+        max_steps: Bound on the steps, as tight as it can be: `checkpoint` and `direct`
+            pay for it.
+        failure: What went wrong, or `None`. A cell that failed keeps what was measured.
+        loss: The loss.
+        gradient_error: Norm of the difference to the reference gradient, over the norm
+            of that. It holds the error of the solve as well as that of the adjoint.
+        cosine: Cosine of the angle between the two.
+        leaf_errors: The same for each array, by its path in the parameters.
+        consistency: Norm of the difference to the derivative of the loss as it was
+            computed (that of `checkpoint` or `direct` at the same solver and
+            tolerance), over the norm of that: what the adjoint alone is off by. `None`
+            where neither was compared or the adjoint changes the solve.
+        nfe_forward: Field calls of the forward solves; `None` where the solver hides
+            them.
+        nfe_backward: Vector-Jacobian products of the field.
+        accepted_steps: Forward steps kept.
+        rejected_steps: Forward steps thrown away.
+        backward_steps: Backward steps tried, or forward steps that were differentiated.
+        backward_rejected_steps: Those of them that were rejected.
+        reconstruction_error: Distance between the initial state and where the backward
+            solve arrived, over the norm of the former; `None` for adjoints that
+            reconstruct nothing.
+        temporary_bytes: What the compiled gradient allocates beside its arguments and
+            results, by the compiler's account.
+        peak_bytes: High-water mark of the device's memory after the cell ran. It never
+            falls, so it says something of the cell that raised it only.
+        seconds: Seconds for one gradient, compiled: median over the rounds.
+        seconds_fastest: The fastest round.
+        seconds_slowest: The slowest round.
+        compile_seconds: Seconds to trace and compile it.
+    """
+
+    adjoint: str
+    solver: str
+    rtol: float
+    atol: float
+    max_steps: int | None = None
+    failure: str | None = None
+    loss: float | None = None
+    gradient_error: float | None = None
+    cosine: float | None = None
+    leaf_errors: dict[str, LeafError] = dataclasses.field(default_factory=dict)
+    consistency: float | None = None
+    nfe_forward: int | None = None
+    nfe_backward: int | None = None
+    accepted_steps: int | None = None
+    rejected_steps: int | None = None
+    backward_steps: int | None = None
+    backward_rejected_steps: int | None = None
+    reconstruction_error: float | None = None
+    temporary_bytes: int | None = None
+    peak_bytes: int | None = None
+    seconds: float | None = None
+    seconds_fastest: float | None = None
+    seconds_slowest: float | None = None
+    compile_seconds: float | None = None

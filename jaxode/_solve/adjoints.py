@@ -1,0 +1,189 @@
+"""How gradients pass through a solve: the choices, and when to use which.
+
+`checkpoint` (`diffrax.RecursiveCheckpointAdjoint`) differentiates the steps that were
+taken, storing some of the states and recomputing the others. The gradient is that of
+the numbers computed, exact to rounding; memory is the number of checkpoints times the
+state. That number is Diffrax's, about the root of twice `max_steps`, for small states,
+and 16 for large ones: see `with_checkpoints`. The choice to begin with.
+
+`direct` (`diffrax.DirectAdjoint`) differentiates the steps too, by nothing but JAX's
+own loops, and so allows forward mode and higher derivatives. The loops are nested in
+sixteens, of which the innermost keep everything: memory for 16 steps more with every
+power of 16 in `max_steps`, and time in proportion to the next one, taken or not. Keep
+that bound tight. To store every step, and pay for those taken only, pass
+`diffrax.RecursiveCheckpointAdjoint(checkpoints=max_steps)`.
+
+`backsolve` (`Backsolve`) solves a second ODE backwards for the gradient. Memory does
+not depend on the number of steps. The gradient is that of the exact solution, known up
+to the tolerance of two solves, and only as long as the field can be solved backwards
+at all: see `BackwardStats.reconstruction_error`.
+"""
+
+from typing import Literal, TypeAlias
+
+import diffrax
+import equinox as eqx
+import jax
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._steps.runge_kutta import unrolled
+from .integrate import Method
+
+
+_CHECKPOINT_BYTES = 2**22
+_FEWEST_CHECKPOINTS = 16
+
+AdjointName: TypeAlias = Literal["backsolve", "checkpoint", "direct"]
+
+
+class Backsolve(eqx.Module):
+    """Settings of the continuous adjoint; each one left out is as in the forward solve.
+
+    In torchdiffeq's words: `adjoint_method`, `adjoint_rtol`, `adjoint_atol`, and
+    `adjoint_options=dict(norm="seminorm")`.
+
+    Attributes:
+        solver: Diffrax solver of the backward solve. One without an error estimate
+            takes equal steps, at most `dt0` long.
+        rtol: Relative tolerance of the backward solve.
+        atol: Absolute tolerance, in units of the state and of its cotangent. Where the
+            loss is a mean, cotangents are far smaller than states, and the forward
+            solve's tolerance does not see their error (`docs/findings.md`).
+        controller: Adaptive controller, in place of one made from the tolerances.
+        dt0: First step of the backward solve, > 0; where left out, the solve starts
+            with the last step of the forward solve. With a forward solve in fixed
+            steps, the bound on the backward steps.
+        max_steps: Backward steps tried at most, in each read-out interval.
+        seminorm: Leaves the parameters' part out of the error norm. It is an integral
+            that feeds back into nothing, and controlling it costs steps (Kidger, Chen
+            & Lyons 2021, "Hey, that's not an ODE", arXiv:2009.09457).
+    """
+
+    solver: diffrax.AbstractSolver | None = None
+    rtol: ArrayLike | None = None
+    atol: ArrayLike | None = None
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None
+    dt0: ArrayLike | None = None
+    max_steps: int | None = eqx.field(static=True, default=None)
+    seminorm: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if self.controller is not None and (
+            self.rtol is not None or self.atol is not None or self.seminorm
+        ):
+            raise ValueError(
+                "Backsolve got a controller together with rtol, atol or seminorm; "
+                "set these on the controller: "
+                "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
+            )
+
+
+Adjoint: TypeAlias = AdjointName | Backsolve | diffrax.AbstractAdjoint
+
+ADJOINTS: dict[str, Backsolve | diffrax.AbstractAdjoint] = {
+    "backsolve": Backsolve(),
+    "checkpoint": diffrax.RecursiveCheckpointAdjoint(),
+    "direct": diffrax.DirectAdjoint(),
+}
+
+
+def resolve_adjoint(adjoint: Adjoint) -> Backsolve | diffrax.AbstractAdjoint:
+    """The adjoint that a name stands for, or the object itself.
+
+    Raises:
+        ValueError: for a name that is none of `ADJOINTS`.
+        TypeError: for anything that is neither a name nor an adjoint.
+    """
+    if isinstance(adjoint, Backsolve | diffrax.AbstractAdjoint):
+        return adjoint
+    names = ", ".join(repr(name) for name in ADJOINTS)
+    if not isinstance(adjoint, str):
+        raise TypeError(
+            f"adjoint must be one of {names}, a jaxode.Backsolve or a "
+            f"diffrax.AbstractAdjoint; got {adjoint!r}."
+        )
+    if adjoint not in ADJOINTS:
+        raise ValueError(f"Unknown adjoint {adjoint!r}; choose one of {names}.")
+    return ADJOINTS[adjoint]
+
+
+def with_checkpoints(
+    adjoint: diffrax.AbstractAdjoint, y0: PyTree[Array], max_steps: int | None
+) -> diffrax.AbstractAdjoint:
+    """Fewer checkpoints than Diffrax takes by itself, where the state is large.
+
+    Diffrax's number belongs to `max_steps`. Each gradient sets up room for all of them,
+    used or not: with a state of 254 KiB and the default `max_steps` that alone took
+    three times as long as two steps and their gradient. With 16, steps are recomputed
+    once in solves of up to 16 steps, at most twice up to 153, three times up to 969.
+
+    Args:
+        adjoint: Any; only a `RecursiveCheckpointAdjoint` that leaves the number open is
+            changed.
+        y0: The state.
+        max_steps: Steps tried at most.
+
+    Reference:
+        Stumm & Walther 2010, doi:10.1137/080742439, for the numbers of recomputations.
+    """
+    if not isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        return adjoint
+    if adjoint.checkpoints is not None or max_steps is None:
+        return adjoint
+    fitting = _CHECKPOINT_BYTES // max(1, sum(y.nbytes for y in jax.tree.leaves(y0)))
+    most = max(_FEWEST_CHECKPOINTS, fitting)
+    # Diffrax's number is the least `n` for which `max_steps < (n + 1) * (n + 2) / 2`.
+    if max_steps < (most + 1) * (most + 2) // 2:
+        return adjoint
+    return diffrax.RecursiveCheckpointAdjoint(checkpoints=most)
+
+
+def _seminorm(augmented: PyTree) -> Float[Array, ""]:
+    y, a, *_ = augmented
+    return optx.rms_norm((y, a))
+
+
+def backward_method(settings: Backsolve, forward: Method, unroll: bool) -> Method:
+    """The forward method, with what `settings` changes.
+
+    Raises:
+        ValueError: where these do not go together.
+    """
+    solver = forward.solver
+    if settings.solver is not None:
+        solver = unrolled(settings.solver) if unroll else settings.solver
+    controller = settings.controller or forward.controller
+    # The bound on fixed steps holds backwards too; an adaptive solve's first step not.
+    dt0 = forward.dt0 if forward.controller is None else None
+    dt0 = settings.dt0 if settings.dt0 is not None else dt0
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        if settings.controller is not None or dt0 is None:
+            raise ValueError(
+                f"Backsolve got {type(solver).__name__}, which has no error estimate "
+                "to control its steps by; pass dt0=... and no controller for equal "
+                "steps, or a solver such as diffrax.Dopri5()."
+            )
+        controller = None
+    wants_tolerance = settings.rtol is not None or settings.atol is not None
+    if isinstance(controller, diffrax.PIDController):
+        for name in ("rtol", "atol"):
+            value = getattr(settings, name)
+            if value is not None:
+                controller = eqx.tree_at(
+                    lambda c, n=name: getattr(c, n), controller, value
+                )
+        if settings.seminorm:
+            controller = eqx.tree_at(lambda c: c.norm, controller, _seminorm)
+    elif wants_tolerance or settings.seminorm:
+        raise ValueError(
+            "Backsolve got rtol, atol or seminorm for steps that no "
+            "diffrax.PIDController chooses; pass an adaptive solver and "
+            "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
+        )
+    return Method(
+        solver=solver,
+        controller=controller,
+        dt0=dt0,
+        max_steps=settings.max_steps or forward.max_steps,
+    )

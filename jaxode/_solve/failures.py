@@ -1,0 +1,108 @@
+"""How a failed solve is reported: an exception that says which and at what time."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from .integrate import Integral
+from .stats import forward_counts, ForwardCounts
+
+
+class SolveError(RuntimeError):
+    """An ODE solve did not reach its last time.
+
+    Raised as it is outside of `jax.jit` and `jax.vmap`; inside, JAX wraps it in an
+    error of its own, a `RuntimeError` too, that contains the message. TPUs cannot raise
+    at all: use `throw=False` there and look at `sol.result`.
+    """
+
+
+_FINE, _MAX_STEPS, _NON_FINITE, _UNDERFLOW, _OTHER = range(5)
+
+_MESSAGES = {
+    _MAX_STEPS: (
+        "{which} took max_steps={max_steps} steps and got to t={t:.6g}. Raise "
+        "max_steps, loosen rtol and atol (or raise dt0, for fixed steps), or use an "
+        "implicit solver such as diffrax.Kvaerno5() if the problem is stiff."
+    ),
+    _NON_FINITE: (
+        "{which} stopped at t={t:.6g}: every step from there, however short, gave a "
+        "NaN or an infinity. Check the vector field at that time, and whether the "
+        "solution grows without bound."
+    ),
+    _UNDERFLOW: (
+        "{which} stopped at t={t:.6g}: the step size fell below the resolution of the "
+        "time. Check whether the solution grows without bound there; otherwise loosen "
+        "rtol and atol, use float64, or use an implicit solver such as "
+        "diffrax.Kvaerno5() if the problem is stiff."
+    ),
+    _OTHER: (
+        "{which} stopped at t={t:.6g} with a failure of the solver itself; call with "
+        "throw=False and look at sol.result."
+    ),
+}
+
+
+def _code(solve: Integral) -> Array:
+    results = diffrax.RESULTS
+    underflow = jnp.where(solve.non_finite, _NON_FINITE, _UNDERFLOW)
+    code = jnp.where(solve.result == results.dt_min_reached, underflow, _OTHER)
+    code = jnp.where(solve.result == results.max_steps_reached, _MAX_STEPS, code)
+    return jnp.where(solve.stats.success, _FINE, code)
+
+
+def count_forward(solve: Integral) -> ForwardCounts:
+    """What a solve did and how it ended, as numbers that can be summed."""
+    code = _code(solve)
+    return forward_counts(
+        solve.stats,
+        num_max_steps=code == _MAX_STEPS,
+        num_non_finite=code == _NON_FINITE,
+        num_underflow=code == _UNDERFLOW,
+        num_other_failures=code == _OTHER,
+    )
+
+
+def raise_if_failed(
+    values: PyTree[Array], solve: Integral, which: str, max_steps: int | None
+) -> PyTree[Array]:
+    """`values`, or a `SolveError` where `solve` failed.
+
+    The message carries the time that was reached, which `equinox.error_if` cannot, so
+    the callback is our own. It runs only where a solve has failed.
+    """
+
+    def check(code: Any, t: Any) -> np.ndarray:
+        # Leading axes under `vmap`; one failure is enough to tell of.
+        solves = np.broadcast(np.asarray(code), np.asarray(t))
+        for c, when in solves:
+            if int(c) != _FINE:
+                raise SolveError(
+                    _MESSAGES[int(c)].format(
+                        which=which, max_steps=max_steps, t=float(when)
+                    )
+                )
+        return np.ones(solves.shape, bool)
+
+    code, t = jax.lax.stop_gradient((_code(solve), solve.t_reached))
+    if not isinstance(code, Tracer):
+        check(code, t)
+        return values
+    fine = jax.lax.cond(
+        code == _FINE,
+        lambda: jnp.array(True),
+        lambda: jax.pure_callback(
+            check,
+            jax.ShapeDtypeStruct((), bool),
+            code,
+            t,
+            vmap_method="expand_dims",
+        ),
+    )
+    # Never false; it only ties the check to the values, or the compiler drops it.
+    return jax.tree.map(lambda v: jnp.where(fine, v, jnp.nan), values)

@@ -1,0 +1,171 @@
+"""The one caller of `diffrax.diffeqsolve`."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._steps.controller import InitialStep, Watch, Watched
+from .._steps.equal_steps import EqualSteps
+from .._steps.runge_kutta import Unrolled
+from .stats import forward_calls, SolveStats
+
+
+class Method(eqx.Module):
+    """How an ODE is solved: everything but the problem itself.
+
+    Attributes:
+        solver: Any Diffrax ODE solver.
+        controller: Adaptive controller, or `None` for equal steps of at most `dt0`.
+        dt0: First step of an adaptive solve (`None`: Hairer's rule), or the bound on
+            equal steps. > 0 in both directions of time.
+        max_steps: Steps tried at most.
+    """
+
+    solver: diffrax.AbstractSolver
+    controller: diffrax.AbstractAdaptiveStepSizeController | None
+    dt0: ArrayLike | None
+    max_steps: int | None = eqx.field(static=True)
+
+
+class Integral(eqx.Module):
+    """A finished solve, successful or not.
+
+    Attributes:
+        ys: The state at `ts[1:]`, stacked. Rows that were not reached hold the last
+            state that was.
+        stats: Its counts.
+        result: How it ended.
+        t_reached: The time of the last state reached.
+        non_finite: Whether it failed on a NaN or an infinity.
+    """
+
+    ys: PyTree[Array]
+    stats: SolveStats
+    result: diffrax.RESULTS
+    t_reached: Float[Array, ""]
+    non_finite: Array
+
+
+def _controller(
+    method: Method, ts: Float[Array, " time"], f0: PyTree
+) -> diffrax.AbstractStepSizeController:
+    if method.controller is None:
+        assert method.dt0 is not None
+        return EqualSteps(method.dt0, ts)
+    return Watched(InitialStep(method.controller, method.dt0, f0))
+
+
+def _fill_unreached(
+    ts: Float[Array, " time"], ys: PyTree[Array]
+) -> tuple[Float[Array, ""], PyTree[Array]]:
+    """The time reached, and `ys` with the state at that time in rows beyond it.
+
+    Diffrax leaves infinities in these rows, and writes the last state that it reached
+    into the first of them.
+    """
+    written = jnp.isfinite(ts)
+    last = jnp.sum(written) - 1
+
+    def leaf(rows):
+        mask = jnp.reshape(written, (-1,) + (1,) * (rows.ndim - 1))
+        return jnp.where(mask, rows, rows[last])
+
+    return ts[last], jax.tree.map(leaf, ys)
+
+
+def _start(
+    term: diffrax.ODETerm, method: Method, t0: Any, y0: PyTree, args: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The field at the start, for Hairer's rule and for the solver, where both need it.
+
+    Diffrax would have each evaluate it for itself.
+    """
+    solver: Any = method.solver
+    shared = (
+        # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
+        issubclass(type(solver), Unrolled)
+        and solver.tableau.fsal
+        and method.controller is not None
+        and method.dt0 is None
+    )
+    if not shared:
+        return None, None
+    f0 = term.vf(t0, y0, args)
+    return jax.lax.stop_gradient(f0), f0
+
+
+def integrate(
+    field: Any,
+    y0: PyTree[Array],
+    args: PyTree,
+    ts: Float[Array, " time"],
+    method: Method,
+    adjoint: diffrax.AbstractAdjoint,
+) -> Integral:
+    """Solves `dy/dt = field(t, y, args)` and reads the state at `ts[1:]`.
+
+    Args:
+        field: Vector field.
+        y0: State at `ts[0]`.
+        args: Passed to the field.
+        ts: At least two times, increasing or decreasing, not differentiated.
+        method: Solver, step size control and bound on the steps.
+        adjoint: Diffrax's loop, which decides how the solve is differentiated.
+
+    Returns:
+        The solve's outcome; this function never raises on a failed solve.
+    """
+    term = diffrax.ODETerm(field)
+    passes_state = not isinstance(adjoint, diffrax.BacksolveAdjoint)
+    f0, solver_state = (
+        _start(term, method, ts[0], y0, args) if passes_state else (None, None)
+    )
+    between = ts[1:-1] if ts.shape[0] > 2 else None
+    solution = diffrax.diffeqsolve(
+        term,
+        method.solver,
+        t0=ts[0],
+        t1=ts[-1],
+        dt0=None,
+        y0=y0,
+        args=args,
+        # The end is saved with `t1=True`, which is the state itself and no interpolant.
+        saveat=diffrax.SaveAt(ts=between, t1=True, controller_state=True),
+        stepsize_controller=_controller(method, ts, f0),
+        adjoint=adjoint,
+        max_steps=method.max_steps,
+        throw=False,
+        solver_state=solver_state,
+    )
+    watch = jax.lax.stop_gradient(solution.controller_state)
+    assert isinstance(watch, Watch)
+    num_steps, accepted, rejected = (
+        jnp.asarray(solution.stats[name], jnp.int32)
+        for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    )
+    nfe = forward_calls(
+        method.solver, num_steps, watch.rejected_at_start, watch.after_jump
+    )
+    if nfe is not None and method.controller is not None and method.dt0 is None:
+        nfe = nfe + (1 if f0 is not None else 2)
+    stats = SolveStats(
+        nfe=nfe,
+        num_steps=num_steps,
+        num_accepted_steps=accepted,
+        num_rejected_steps=rejected,
+        last_step=watch.last_step,
+        success=solution.result == diffrax.RESULTS.successful,
+    )
+    assert solution.ts is not None
+    t_reached, ys = _fill_unreached(solution.ts, solution.ys)
+    return Integral(
+        ys=ys,
+        stats=stats,
+        result=solution.result,
+        t_reached=jax.lax.stop_gradient(t_reached),
+        non_finite=watch.non_finite,
+    )

@@ -1,0 +1,250 @@
+"""`odeint`: an ODE solve with every gradient, and an account of what it cost."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._steps.runge_kutta import unrolled
+from .adjoints import Adjoint, Backsolve, resolve_adjoint, with_checkpoints
+from .arguments import (
+    check_initial_step,
+    check_kinds,
+    check_state,
+    check_step_control,
+    check_times,
+    check_tolerance,
+)
+from .backsolve import solve_by_backsolve
+from .closures import captured_arrays, VectorField
+from .failures import count_forward, raise_if_failed
+from .integrate import Integral, integrate, Method
+from .overrides import current_overrides, without_probes
+from .stats import (
+    add_to_probe,
+    backward_stats,
+    BackwardStats,
+    Counted,
+    SolveStats,
+)
+from .time_gradient import reads_at, starts_at
+
+
+class Solution(eqx.Module):
+    """The outcome of `odeint`.
+
+    Attributes:
+        ts: The times asked for.
+        ys: The state at each, leading axis `len(ts)`; `ys[0]` is `y0`. Where the solve
+            failed, times that were not reached hold the last state that was.
+        stats: Steps and field calls of the forward solve.
+        result: How the solve ended; `diffrax.RESULTS.successful` if all is well.
+    """
+
+    ts: Float[Array, " time"]
+    ys: PyTree[Array]
+    stats: SolveStats
+    result: diffrax.RESULTS
+
+
+def odeint(
+    field: VectorField,
+    y0: PyTree[ArrayLike],
+    ts: Any,
+    args: PyTree = None,
+    *,
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: Adjoint = "checkpoint",
+    rtol: ArrayLike | None = 1e-3,
+    atol: ArrayLike | None = 1e-6,
+    dt0: ArrayLike | None = None,
+    max_steps: int | None = 4096,
+    throw: bool = True,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
+    unroll: bool = True,
+    probe: BackwardStats | None = None,
+) -> Solution:
+    """Solves dy/dt = field(t, y, args) from `ts[0]` and reads the state at all `ts`.
+
+    Differentiable with respect to `y0`, `args`, the arrays inside `field` and every
+    entry of `ts`, under every adjoint. The step sizes are taken as constants. The
+    derivatives with respect to times are those of the exact solution, evaluated at the
+    computed one: with few, long steps they differ from finite differences of the
+    computed values by the error of these.
+
+    Args:
+        field: Vector field `field(t, y, args)`: a function, or an Equinox module whose
+            arrays are to be trained. It returns dy/dt, shaped like `y`.
+        y0: State at `ts[0]`: any pytree of floating (or complex) arrays.
+        ts: At least two times, increasing or decreasing, in the precision of `y0`.
+        args: Any pytree, handed to the field.
+        solver: Any Diffrax ODE solver, `jaxode.RK4()` or `jaxode.RK38()`;
+            `diffrax.Dopri5()` by default.
+        adjoint: How gradients are taken: `"checkpoint"`, `"backsolve"`, `"direct"`, a
+            `jaxode.Backsolve` with settings, or any `diffrax.AbstractAdjoint`.
+        rtol: Relative tolerance on the RMS of the local error over the whole state,
+            dimensionless, > 0. `None` for fixed steps.
+        atol: Absolute tolerance, in units of the state, > 0.
+        dt0: First step; by default chosen by Hairer's rule. With `rtol=None`: equal
+            steps, at most this long, that end on every time of `ts`. Its sign is that
+            of `ts[-1] - ts[0]`.
+        max_steps: Steps tried at most. `"direct"` pays for them, taken or not.
+        throw: Whether a failed solve raises. `False` inside jitted training loops: the
+            check needs a host callback, and `sol.result` tells as well.
+        controller: Adaptive step size controller, in place of a
+            `diffrax.PIDController` with these tolerances.
+        unroll: Whether explicit Runge-Kutta solvers run with their stages
+            written out (`jaxode.Unrolled`). Results are equal to rounding.
+        probe: Receives the counts of the backward pass as its gradient; see
+            `BackwardStats.probe` and `value_and_grad_with_stats`.
+
+    Returns:
+        A `Solution`.
+
+    Raises:
+        TypeError: for integer states or times, or arguments of the wrong kind.
+        ValueError: for arguments that contradict each other; each message says what
+            was passed, what is needed and what to type.
+        SolveError: if `throw`, where the solve did not reach the last time.
+
+    Reference:
+        Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, eqs. 3 to 5 and
+        appendices B and C, for the gradients.
+    """
+    overrides = current_overrides()
+    settings = dict(
+        solver=solver,
+        adjoint=adjoint,
+        rtol=rtol,
+        atol=atol,
+        dt0=dt0,
+        max_steps=max_steps,
+        throw=throw,
+        controller=controller,
+        unroll=unroll,
+    )
+    with without_probes():
+        return _odeint(
+            field,
+            y0,
+            ts,
+            args,
+            probe=overrides.probe if probe is None else probe,
+            forward_probe=overrides.forward_probe,
+            **(settings | overrides.settings),
+        )
+
+
+def _method(
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None,
+    rtol: Any,
+    atol: Any,
+    dt0: ArrayLike | None,
+    max_steps: int | None,
+) -> Method:
+    if controller is None and rtol is not None:
+        assert atol is not None
+        controller = diffrax.PIDController(rtol=rtol, atol=atol)
+    return Method(solver, controller, dt0, max_steps)
+
+
+def _odeint(
+    field,
+    y0,
+    ts,
+    args,
+    *,
+    solver,
+    adjoint,
+    rtol,
+    atol,
+    dt0,
+    max_steps,
+    throw,
+    controller,
+    unroll,
+    probe,
+    forward_probe,
+) -> Solution:
+    solver = diffrax.Dopri5() if solver is None else solver
+    y0 = check_state(y0)
+    ts = check_times(ts, y0, throw)
+    check_kinds(solver, controller)
+    if controller is not None:
+        rtol, atol = controller.rtol, controller.atol
+    check_step_control(solver, rtol, atol, dt0, max_steps)
+    rtol = check_tolerance("rtol", rtol, ts.dtype, throw)
+    atol = check_tolerance("atol", atol, ts.dtype, throw)
+    if dt0 is not None:
+        dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, throw)
+    adjoint = resolve_adjoint(adjoint)
+    field, captured = captured_arrays(field, ts[0], y0, args)
+    fast_solver = unrolled(solver) if unroll else solver
+    method = _method(fast_solver, controller, rtol, atol, dt0, max_steps)
+
+    # The times are constants to the solve. What they contribute to the gradient is
+    # added at the two ends, for every adjoint alike.
+    fixed_ts = jax.lax.stop_gradient(ts)
+    y_start = starts_at(y0, ts[0], field, args)
+    if isinstance(adjoint, Backsolve):
+        solve = solve_by_backsolve(
+            field,
+            captured,
+            y_start,
+            args,
+            fixed_ts,
+            method,
+            adjoint,
+            unroll=unroll,
+            probe=probe,
+            throw=throw,
+        )
+    else:
+        solve = _solve_by_diffrax(
+            field, y_start, args, fixed_ts, method, adjoint, probe
+        )
+    ys = solve.ys
+    if forward_probe is not None:
+        report = jax.lax.stop_gradient(count_forward(solve))
+        ys = add_to_probe(ys, forward_probe, report)
+    if throw:
+        ys = raise_if_failed(ys, solve, "The solve", max_steps)
+    ys = reads_at(ys, ts[1:], field, args)
+    ys = jax.tree.map(lambda y, rows: jnp.concatenate([y[None], rows]), y0, ys)
+    return Solution(ts=ts, ys=ys, stats=solve.stats, result=solve.result)
+
+
+def _solve_by_diffrax(
+    field: Any,
+    y0: PyTree[Array],
+    args: PyTree,
+    ts: Float[Array, " time"],
+    method: Method,
+    adjoint: diffrax.AbstractAdjoint,
+    probe: BackwardStats | None,
+) -> Integral:
+    adjoint = with_checkpoints(adjoint, y0, method.max_steps)
+    if probe is None:
+        return integrate(field, y0, args, ts, method, adjoint)
+    if isinstance(adjoint, diffrax.BacksolveAdjoint):
+        raise ValueError(
+            "diffrax.BacksolveAdjoint does not tell what its backward solve did; for "
+            "backward statistics pass adjoint='backsolve' or jaxode.Backsolve(...)."
+        )
+    # Inside a root finder a field is differentiated in forward mode, which a field that
+    # reports cannot be; and the finder calls it as often as it likes.
+    counts = not isinstance(method.solver, diffrax.AbstractImplicitSolver)
+    reporting = Counted(field, probe) if counts else field
+    solve = integrate(reporting, y0, args, ts, method, adjoint)
+    report = backward_stats(
+        nfe=0 if counts else jnp.nan,
+        num_steps=solve.stats.num_steps,
+        num_rejected_steps=solve.stats.num_rejected_steps,
+        num_solves=1,
+    )
+    ys = add_to_probe(solve.ys, probe, jax.lax.stop_gradient(report))
+    return eqx.tree_at(lambda s: s.ys, solve, ys)

@@ -1,0 +1,4 @@
+"""MNIST and its relatives as NumPy arrays, through tensorflow-datasets."""
+
+from .dataset import DataError as DataError, Dataset as Dataset, Split as Split
+from .load import DATASETS as DATASETS, load as load

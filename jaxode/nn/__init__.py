@@ -1,0 +1,7 @@
+"""Networks with an ODE inside, as Equinox modules."""
+
+from .block import ODEBlock as ODEBlock
+from .field import ConvField as ConvField
+from .odenet import ODENet as ODENet
+from .residual import ResidualNet as ResidualNet
+from .torch import from_torch as from_torch, to_torch as to_torch

@@ -1,0 +1,103 @@
+"""Where it is decided which form runs: by number of channels and by platform.
+
+Two decisions, at two times:
+
+- The layout of a state is a matter of array shapes, so it is fixed while tracing, when
+  the platform is not known. `prefers_batch_last` asks `jax.default_backend()`, where
+  the program will run unless the caller says otherwise. A wrong guess costs speed only:
+  every form is right on every platform.
+- Within a batch-last computation, `by_platform` and `noinline` choose while lowering,
+  by `jax.lax.platform_dependent`, for the platform that is then known.
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
+
+import jax
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Up to this width a convolution is written out as multiply-adds on a CPU: the widest
+# measured. `lax.conv` in a loop took 5 (2 channels) to 38 (64 channels) times as long.
+FEW_CHANNELS = 64
+
+
+def prefers_batch_last(channels: int) -> bool:
+    """Whether a state of so many channels is best laid out batch-last.
+
+    Args:
+        channels: Channels of the state.
+
+    Returns:
+        True for up to `FEW_CHANNELS` on a CPU; False where `lax.conv` is to run.
+    """
+    return channels <= FEW_CHANNELS and jax.default_backend() == "cpu"
+
+
+def by_platform(
+    written_out: Callable[P, R], general: Callable[P, R], channels: int
+) -> Callable[P, R]:
+    """Chooses between two forms of one function of arrays.
+
+    Args:
+        written_out: Form for few channels on a CPU.
+        general: Form for everything else.
+        channels: Width of the convolution.
+
+    Returns:
+        The function that takes the right form.
+    """
+    if channels > FEW_CHANNELS:
+        return general
+
+    def choose(*args: P.args, **kwargs: P.kwargs) -> R:
+        return lax.platform_dependent(
+            *args,
+            cpu=partial(written_out, **kwargs),
+            default=partial(general, **kwargs),
+        )
+
+    return choose
+
+
+def noinline(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function one that XLA:CPU neither inlines nor fuses across.
+
+    XLA:CPU fuses greedily. A convolution written as additions looks cheap to it, so it
+    repeats the whole sum inside each of its readers, and the readers inside theirs: the
+    field's gradient then compiles for minutes. `lax.optimization_barrier` does not stop
+    it in jax 0.10, which removes barriers before it fuses. A call that may not be
+    inlined does, in jax 0.10 and 0.12. Other platforms inline as usual.
+
+    Args:
+        *static: Names of the keyword arguments that are not arrays.
+
+    Returns:
+        A decorator. The function is traced once for each shape, as under `jax.jit`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @partial(jax.jit, static_argnames=static)
+        @wraps(function)
+        def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            # The mark is for the call alone: `jnp` functions inside are calls too.
+            with set_xla_metadata(inlineable=None):
+                return function(*args, **kwargs)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            def marked(*arrays):
+                with set_xla_metadata(inlineable="false"):
+                    return body(*arrays, **kwargs)
+
+            plain = partial(body, **kwargs)
+            return lax.platform_dependent(*args, cpu=marked, default=plain)
+
+        return call
+
+    return decorate

@@ -1,0 +1,115 @@
+"""The ODE block's discrete twin: a classifier made of residual blocks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from .._solve.stats import SolveStats
+from .field import ConvField, solve_form
+from .layers import Head, Stem
+from .shapes import Images, Logits, State
+
+
+class ResidualNet(eqx.Module):
+    """The discrete twin: same stem and head, and `y <- y + step * field(y)` between.
+
+    Tied blocks share one field; their default step is 1 / num_blocks, which makes them
+    Euler's method on [0, 1]. Untied blocks have a field each and step 1, a residual
+    network as commonly written. With no blocks, stem and head are all there is.
+
+    Attributes:
+        stem: Images to initial state.
+        field: The field; for untied blocks its arrays have the block as leading axis;
+            `None` without blocks.
+        head: Final state to logits.
+        num_blocks: Number of blocks.
+        step: What the field is multiplied by.
+        tied: Whether the blocks share one field.
+    """
+
+    stem: Stem
+    field: ConvField | None
+    head: Head
+    num_blocks: int = eqx.field(static=True)
+    step: float = eqx.field(static=True)
+    tied: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: int = 6,
+        *,
+        key: Key[Array, ""],
+        num_blocks: int = 6,
+        tied: bool = True,
+        step: float | None = None,
+        activation: str = "relu",
+        plain: bool = False,
+    ):
+        """Draws the weights from the same distributions as `ODENet`.
+
+        Args:
+            channels: As in `ODENet`.
+            key: Randomness of the weights. With tied blocks they are those that
+                `ODENet` draws from the same key.
+            num_blocks: At least 0.
+            tied: See the class.
+            step: See the class.
+            activation: As in `ConvField`.
+            plain: As in `ODENet`.
+
+        Raises:
+            ValueError: for a negative number of blocks, and as `ConvField` does.
+        """
+        if num_blocks < 0:
+            raise ValueError(
+                f"num_blocks={num_blocks} must be at least 0; pass num_blocks=6."
+            )
+        stem_key, field_key, head_key = jax.random.split(key, 3)
+
+        def make_field(key):
+            return ConvField(channels, key=key, plain=plain, activation=activation)
+
+        if not num_blocks:
+            self.field = None
+        elif tied:
+            self.field = make_field(field_key)
+        else:
+            keys = jax.random.split(field_key, num_blocks)
+            self.field = eqx.filter_vmap(make_field)(keys)
+        self.stem = Stem(channels, key=stem_key, plain=plain)
+        self.head = Head(channels, key=head_key, plain=plain)
+        self.num_blocks = num_blocks
+        default_step = 1 / max(num_blocks, 1) if tied else 1.0
+        self.step = default_step if step is None else float(step)
+        self.tied = tied
+
+    def __call__(self, images: Images) -> tuple[Logits, SolveStats]:
+        """Classifies a batch; arguments and results are those of `ODENet`."""
+        y1 = self._blocks(self.stem(images))
+        count = jnp.asarray(self.num_blocks, jnp.int32)
+        stats = SolveStats(
+            nfe=count,
+            num_steps=count,
+            num_accepted_steps=count,
+            num_rejected_steps=jnp.zeros_like(count),
+            last_step=jnp.asarray(self.step, y1.dtype),
+            success=jnp.asarray(True),
+        )
+        return self.head(y1), stats
+
+    def _blocks(self, y0: State) -> State:
+        if self.field is None:
+            return y0
+        arrays, static = eqx.partition(self.field, eqx.is_array)
+        form = solve_form(self.field, y0)
+
+        def block(y, own_arrays):
+            field = eqx.combine(arrays if self.tied else own_arrays, static)
+            dy = solve_form(field, y0).field(None, y, None)
+            return y + self.step * dy, None
+
+        # A scan compiles one block, whatever their number.
+        over = None if self.tied else arrays
+        y1, _ = jax.lax.scan(block, form.pack(y0), over, length=self.num_blocks)
+        return form.unpack(y1)

@@ -1,0 +1,19 @@
+"""Training a classifier: state, jitted steps, metrics, data order, checkpoints."""
+
+from .._files import atomic_write as atomic_write
+from .batches import epoch_order as epoch_order, random_shift as random_shift
+from .checkpoint import (
+    CheckpointError as CheckpointError,
+    load_checkpoint as load_checkpoint,
+    load_header as load_header,
+    save_checkpoint as save_checkpoint,
+)
+from .metrics import loss_and_metrics as loss_and_metrics, Metrics as Metrics
+from .steps import (
+    evaluate as evaluate,
+    MAX_SKIPPED_IN_A_ROW as MAX_SKIPPED_IN_A_ROW,
+    train_step as train_step,
+    train_steps as train_steps,
+    TrainData as TrainData,
+    TrainState as TrainState,
+)

@@ -1,0 +1,158 @@
+"""Checkpoints: one file, written whole or not at all, that says what it is.
+
+The first line is a JSON header (format, version, what the caller wants to keep, and
+size and hash of the rest); the rest is Equinox's serialisation of the arrays. Whatever
+is not an array, a solver or a tolerance for example, comes from the tree that
+`load_checkpoint` is given, which is how a trained model is read back into another
+solver.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from .._files import atomic_write
+
+
+FORMAT = "jaxode checkpoint"
+FORMAT_VERSION = 1
+_MAX_HEADER_BYTES = 2**26
+
+_Tree = TypeVar("_Tree", bound=PyTree)
+
+
+class CheckpointError(Exception):
+    """A file that is no checkpoint, or not the one asked for. The message names it."""
+
+
+def save_checkpoint(
+    path: str | os.PathLike, tree: PyTree, header: dict[str, Any] | None = None
+) -> None:
+    """Writes the arrays of `tree` to `path`, whole or not at all.
+
+    Until the new file is complete and on the disk, whatever was at `path` stays there.
+
+    Args:
+        path: The file; its folder must exist.
+        tree: Any pytree, for example a `TrainState`. Arrays only are written.
+        header: Anything JSON can hold that should travel along: settings, the epoch.
+
+    Raises:
+        OSError: if the file cannot be written. `path` is then as it was.
+        TypeError: if `header` is not JSON.
+    """
+    payload = io.BytesIO()
+    eqx.tree_serialise_leaves(payload, eqx.filter(tree, eqx.is_array))
+    content = payload.getbuffer()
+    first_line = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "leaves": _describe(tree),
+        "header": header or {},
+    }
+    first = json.dumps(first_line).encode() + b"\n"
+    with atomic_write(path) as file:
+        file.write(first)
+        file.write(content)
+
+
+def load_checkpoint(
+    path: str | os.PathLike, like: _Tree
+) -> tuple[_Tree, dict[str, Any]]:
+    """Reads what `save_checkpoint` wrote into a tree of the same structure.
+
+    Args:
+        path: The file.
+        like: A tree with the same arrays as the saved one, by path, shape and dtype.
+            Their values are replaced; everything else is kept.
+
+    Returns:
+        The tree, and the header that was saved with it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is foreign, truncated or damaged, of a newer
+            format, or holds other arrays than `like`.
+    """
+    first_line, content = _read(Path(path))
+    _check_leaves(path, first_line["leaves"], _describe(like))
+    arrays, static = eqx.partition(like, eqx.is_array)
+    arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), arrays)
+    return eqx.combine(arrays, static), first_line["header"]
+
+
+def load_header(path: str | os.PathLike) -> dict[str, Any]:
+    """The header of a checkpoint, for building the tree that `load_checkpoint` needs.
+
+    Raises the same errors as `load_checkpoint`, and checks the whole file too.
+    """
+    return _read(Path(path))[0]["header"]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    with path.open("rb") as file:
+        first_line = _parse(path, file.readline(_MAX_HEADER_BYTES))
+        content = file.read()
+    if len(content) != first_line["bytes"]:
+        size = f"{len(content)} bytes of arrays where {first_line['bytes']} were saved"
+        _fail(path, f"is truncated or was added to: {size}")
+    if hashlib.sha256(content).hexdigest() != first_line["sha256"]:
+        _fail(path, "is damaged: its arrays do not have the hash they were saved with")
+    return first_line, content
+
+
+def _parse(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        first_line = json.loads(line)
+    except ValueError:
+        if line.startswith(json.dumps({"format": FORMAT})[:-1].encode()):
+            _fail(path, "is truncated: it ends within its header")
+        first_line = None
+    if not isinstance(first_line, dict) or first_line.get("format") != FORMAT:
+        _fail(path, "is not a jaxode checkpoint")
+    version = first_line.get("version")
+    if not isinstance(version, int):
+        _fail(path, "is damaged: it has no format version")
+    if version > FORMAT_VERSION:
+        newer = f"format {version}, and this jaxode reads up to {FORMAT_VERSION}"
+        _fail(path, f"was written by a newer jaxode ({newer}); update jaxode")
+    missing = {"bytes", "sha256", "leaves", "header"} - set(first_line)
+    if missing:
+        _fail(path, f"is damaged: its header lacks {', '.join(sorted(missing))}")
+    return first_line
+
+
+def _describe(tree: PyTree) -> list[list[str]]:
+    """Path and type of every array of a tree, in order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
+    return [
+        [jax.tree_util.keystr(path), f"{leaf.dtype}{list(leaf.shape)}"]
+        for path, leaf in leaves
+    ]
+
+
+def _check_leaves(path: Any, saved: list[list[str]], wanted: list[list[str]]) -> None:
+    if saved == wanted:
+        return
+    here = {name: kind for name, kind in wanted}
+    there = {name: kind for name, kind in saved}
+    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    if not differing:
+        _fail(path, "holds the arrays of this model in another order")
+    key = differing[0]
+    found, needed = there.get(key, "nothing"), here.get(key, "nothing")
+    more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+    _fail(path, f"is of another model: {key} is {found}, and {needed} is needed{more}")
+
+
+def _fail(path: Any, what: str) -> NoReturn:
+    raise CheckpointError(f"{os.fspath(path)} {what}.")

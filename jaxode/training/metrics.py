@@ -1,0 +1,182 @@
+"""The loss, and what is counted along with it.
+
+Everything measured is a sum or a count, so that two batches of any sizes merge by
+addition and the division happens once, at the end. The mean of batch means would weigh
+a short last batch as much as a full one.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+
+from .._solve.stats import BackwardStats
+
+
+class Metrics(eqx.Module):
+    """Sums and counts over images and batches; `a.merge(b)` adds them.
+
+    Attributes:
+        loss_sum: Sum over images of the cross entropy, in nats. Leaves out the images
+            of a training step that was skipped.
+        correct: Number of images classified correctly.
+        total: Number of images that `loss_sum` and `correct` are over.
+        batches: Number of batches, that is, of solves.
+        nfe_forward: Field calls of the forward solves; where each image has its own
+            steps, the largest over the batch. 0 where a solver hides them.
+        nfe_backward: Field calls of the backward solves, 0 for an evaluation.
+        rejected_steps: Steps rejected by the error control, forward and backward.
+        failed_solves: Solves, forward or backward, that did not reach the end time.
+        skipped_steps: Training steps whose update was not applied.
+        reconstruction_error_sum: Sum over batches of the distance between the initial
+            state and what the backward solve arrived at (`BackwardStats`).
+    """
+
+    loss_sum: Float[Array, ""]
+    correct: Int[Array, ""]
+    total: Int[Array, ""]
+    batches: Int[Array, ""]
+    nfe_forward: Int[Array, ""]
+    nfe_backward: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+    failed_solves: Int[Array, ""]
+    skipped_steps: Int[Array, ""]
+    reconstruction_error_sum: Float[Array, ""]
+
+    @classmethod
+    def zeros(cls) -> "Metrics":
+        """The neutral element of `merge`."""
+        # One array per field: they are donated to a jitted loop, and a buffer can be
+        # donated only once.
+        counts = {
+            name: jnp.zeros((), jnp.int32)
+            for name in cls.__dataclass_fields__
+            if name not in ("loss_sum", "reconstruction_error_sum")
+        }
+        return cls(
+            loss_sum=jnp.zeros((), jnp.float32),
+            reconstruction_error_sum=jnp.zeros((), jnp.float32),
+            **counts,
+        )
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """Metrics over the batches of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """Mean cross entropy per image, nats; NaN over no images."""
+        return self.loss_sum / self.total.astype(self.loss_sum.dtype)
+
+    @property
+    def accuracy(self) -> Float[Array, ""]:
+        """Fraction of images classified correctly; NaN over no images."""
+        dtype = self.loss_sum.dtype
+        return self.correct.astype(dtype) / self.total.astype(dtype)
+
+
+class SolveOutcome(Protocol):
+    """What a classifier reports beside its logits; `SolveStats` is one."""
+
+    @property
+    def nfe(self) -> Int[Array, "..."] | None:
+        """Field calls of the forward solve."""
+        ...
+
+    @property
+    def num_rejected_steps(self) -> Int[Array, "..."]:
+        """Steps that the error control rejected."""
+        ...
+
+    @property
+    def success(self) -> Bool[Array, "..."]:
+        """Whether the solve reached the end time."""
+        ...
+
+
+def loss_and_metrics(
+    model: PyTree,
+    images: Num[Array, "batch height width 1"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"] | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Mean softmax cross entropy of one batch, and its metrics.
+
+    An image whose solve failed, or whose logits are not finite, is never correct:
+    `argmax` over NaN is class 0, which would score every zero in a failed batch.
+
+    Args:
+        model: Classifier, `model(images) -> (logits, stats)`.
+        images: One batch, as the model takes it.
+        labels: Class of each image.
+        mask: Images that count. The others take part in the batch-joint solve, but in
+            neither the mean nor the metrics. Every image counts if `None`.
+
+    Returns:
+        The mean over the images that count, in nats; and the sums behind it.
+    """
+    logits, stats = model(images)
+    if mask is None:
+        mask = jnp.ones(labels.shape, bool)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    loss_sum = jnp.sum(jnp.where(mask, losses, 0))
+    total = jnp.sum(mask, dtype=jnp.int32)
+    is_correct = jnp.argmax(logits, axis=-1) == labels
+    is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & stats.success & mask
+    metrics = dataclasses.replace(
+        Metrics.zeros(),
+        loss_sum=loss_sum.astype(jnp.float32),
+        correct=jnp.sum(is_correct, dtype=jnp.int32),
+        total=total,
+        batches=jnp.ones((), jnp.int32),
+        # One number for the batch; one for each image under per-image step control.
+        rejected_steps=jnp.sum(as_count(stats.num_rejected_steps)),
+        failed_solves=jnp.sum(as_count(~stats.success)),
+    )
+    if stats.nfe is not None:
+        metrics = dataclasses.replace(metrics, nfe_forward=jnp.max(as_count(stats.nfe)))
+    return loss_sum / total.astype(loss_sum.dtype), metrics
+
+
+def add_backward(
+    metrics: Metrics, backward: BackwardStats, is_applied: Bool[Array, ""]
+) -> Metrics:
+    """Metrics of a training step: those of its batch, with the backward solve.
+
+    Args:
+        metrics: From `loss_and_metrics`, before the update.
+        backward: Counts of the gradient computation.
+        is_applied: Whether the update was. Where it was not, loss and accuracy are left
+            out, since they may be NaN, and the step counts as skipped.
+
+    Returns:
+        The metrics that the steps of an epoch are summed from.
+    """
+
+    def keep(value):
+        return jnp.where(is_applied, value, jnp.zeros_like(value))
+
+    return dataclasses.replace(
+        metrics,
+        loss_sum=keep(metrics.loss_sum),
+        correct=keep(metrics.correct),
+        total=keep(metrics.total),
+        nfe_backward=as_count(backward.nfe),
+        rejected_steps=metrics.rejected_steps + as_count(backward.num_rejected_steps),
+        failed_solves=metrics.failed_solves + as_count(backward.num_failures),
+        skipped_steps=as_count(~is_applied),
+        reconstruction_error_sum=keep(backward.reconstruction_error),
+    )
+
+
+def as_count(
+    count: Num[Array, "*batch"] | Bool[Array, "*batch"],
+) -> Int[Array, "*batch"]:
+    """A count as int32; a float one (it came through a cotangent) is rounded."""
+    if jnp.issubdtype(count.dtype, jnp.floating):
+        count = jnp.round(count)
+    return count.astype(jnp.int32)
