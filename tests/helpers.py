@@ -46,27 +46,18 @@ def weighted_sum(ys: PyTree) -> Array:
     return jnp.asarray(sum(leaf(y) for y in jax.tree.leaves(ys)))
 
 
-@functools.cache
-def _quick() -> dict[str, Any]:
-    """Compiler options that halve compile time, where the compiler knows them.
+# Compiler options that halve the time to compile; a test runs for milliseconds only.
+# conftest.py sets them for every program of the process that runs the tests.
+QUICK_OPTIONS: dict[str, int | bool] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+# XLA ends a process that sets a flag it does not know; later versions have no such one.
+if jax.__version_info__ < (0, 11):
+    QUICK_OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
-    A test compiles for seconds to run for milliseconds.
-    """
-    options = {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(jnp.zeros(()))
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
-def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit`, compiling fast rather than for speed."""
-    return jax.jit(function, compiler_options=_quick(), **options)
+quick_jit = jax.jit
 
 
 def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
