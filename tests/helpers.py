@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
 from jaxtyping import Array, PyTree
+
+from jaxode._solve import adjoints
 
 
 def relative_error(actual: PyTree, expected: PyTree) -> float:
@@ -58,6 +61,24 @@ if jax.__version_info__ < (0, 11):
     QUICK_OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 quick_jit = jax.jit
+
+# Every adjoint that has a name: one that the library gains is tested wherever these are.
+ADJOINTS = tuple(adjoints.ADJOINTS)
+
+
+def some_slow(values: Iterable[Any], *usual: Any) -> list[Any]:
+    """Values for `pytest.mark.parametrize`, of which all but the `usual` are slow.
+
+    Where several values take the same way through the library, one of them tells in
+    the tests that everyone runs, and the others complete the table.
+    """
+    slow = pytest.mark.slow
+    return [pytest.param(v, marks=() if v in usual else slow) for v in values]
+
+
+def each_adjoint(*usual: str) -> pytest.MarkDecorator:
+    """Runs a test with every adjoint; all but the `usual`, where given, are slow."""
+    return pytest.mark.parametrize("adjoint", some_slow(ADJOINTS, *usual or ADJOINTS))
 
 
 def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
