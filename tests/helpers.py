@@ -62,7 +62,7 @@ if jax.__version_info__ < (0, 11):
 
 quick_jit = jax.jit
 
-# Every adjoint that has a name: one that the library gains is tested wherever these are.
+# Every adjoint that has a name. One that the library gains is tested like the others.
 ADJOINTS = tuple(adjoints.ADJOINTS)
 
 
