@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from jax.stages import Compiled
 from jaxtyping import Array, PyTree
 
 from jaxode._solve import adjoints
@@ -59,6 +60,21 @@ QUICK_OPTIONS: dict[str, int | bool] = {
 # XLA ends a process that sets a flag it does not know; later versions have no such one.
 if jax.__version_info__ < (0, 11):
     QUICK_OPTIONS["xla_cpu_use_fusion_emitters"] = False
+
+# What XLA does by itself, for a test of the compiled program.
+_DEFAULTS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_parallel_codegen_split_count": 32,
+    "xla_cpu_use_fusion_emitters": True,
+}
+
+
+def compiled_for_users(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """The program that a user's process would make of a jitted function."""
+    options = {name: _DEFAULTS[name] for name in QUICK_OPTIONS}
+    return jax.jit(function).lower(*arguments).compile(options)
+
 
 quick_jit = jax.jit
 

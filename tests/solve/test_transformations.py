@@ -67,7 +67,7 @@ def test_solve_may_be_a_field_of_another(x64, outer):
 
     def solve(_, y0, ts, rate):
         grow = lambda s, w, rate: rate * w
-        settings = TIGHT | dict(adjoint=NESTED[outer], max_steps=32)
+        settings: dict[str, Any] = TIGHT | dict(adjoint=NESTED[outer], max_steps=32)
 
         def field(t, y, rate):
             w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **settings).ys
@@ -144,7 +144,8 @@ SECOND = {
 @pytest.mark.parametrize("way", some_slow(SECOND, "forward_over_reverse"))
 def test_second_derivatives_match_closed_form(x64, way):
     adjoint, second, first = SECOND[way]
-    settings = dict(adjoint=adjoint, rtol=1e-8, atol=1e-8, max_steps=64, throw=False)
+    settings: dict[str, Any] = dict(rtol=1e-8, atol=1e-8, max_steps=64)
+    settings |= dict(adjoint=adjoint, throw=False)
 
     def hessian(solve):
         loss, inputs = by_state_and_argument(solve)
