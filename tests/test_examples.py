@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+EXAMPLES = DOCS / "examples"
 LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60}
 
 
-def run_example(name: str, *arguments: str, cwd: Path) -> str:
-    """Returns what an example prints; its warnings are errors.
+def run_script(path: Path, *arguments: str, cwd: Path) -> str:
+    """Returns what a script prints; its warnings are errors.
 
     Args:
-        name: File in the folder of the examples.
+        path: The script.
         *arguments: Its command line.
         cwd: Folder to run it in, which takes what it writes.
     """
     finished = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        [sys.executable, "-W", "error", str(path), *arguments],
         cwd=cwd,
         env=os.environ | {"JAXODE_CACHE_DIR": str(cwd), "MPLBACKEND": "Agg"},
         capture_output=True,
@@ -52,8 +53,13 @@ def test_example_uses_public_names_only(name: str):
     assert re.findall(r"\b(?:jaxode|eqx|diffrax)\._\w+|\bfrom jaxode", text) == []
 
 
+def test_figure_of_the_readme_is_drawn_from_the_pages(tmp_path: Path):
+    run_script(DOCS / "draw_costs.py", "costs.png", cwd=tmp_path)
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_pendulum_prints_gradients_that_are_right(tmp_path: Path):
-    printed = run_example("pendulum.py", cwd=tmp_path)
+    printed = run_script(EXAMPLES / "pendulum.py", cwd=tmp_path)
     found = re.findall(r"^  (by .+?)  .* off by (\S+)$", printed, re.MULTILINE)
     names = ["by initial state", "by gravity", "by length", "by time"]
     assert [name.strip() for name, _ in found] == 2 * names
@@ -64,7 +70,7 @@ def test_pendulum_prints_gradients_that_are_right(tmp_path: Path):
 
 @pytest.mark.slow
 def test_mnist_learns_the_digits(tmp_path: Path):
-    printed = run_example("mnist.py", cwd=tmp_path)
+    printed = run_script(EXAMPLES / "mnist.py", cwd=tmp_path)
     assert printed.startswith("digits: 1,437 images, 10,564 parameters\n")
     losses = [float(loss) for loss in re.findall(r"loss (\S+)$", printed, re.MULTILINE)]
     assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
@@ -76,7 +82,7 @@ def test_mnist_learns_the_digits(tmp_path: Path):
 
 @pytest.mark.slow
 def test_compare_prints_a_table_and_writes_a_picture(tmp_path: Path):
-    printed = run_example("compare.py", "costs.png", "1e-2", cwd=tmp_path)
+    printed = run_script(EXAMPLES / "compare.py", "costs.png", "1e-2", cwd=tmp_path)
     head, _, *rows = printed.split("\n\n")[0].splitlines()
     assert head.split()[:3] == ["adjoint", "solver", "rtol"]
     error_at = head.index("gradient error")
