@@ -20,7 +20,7 @@ from jaxode.training import MAX_SKIPPED_IN_A_ROW, Metrics, TrainData, TrainState
 
 
 _FIRST_STEPS = 2
-_SECONDS_PER_LOOK = 0.5
+_SECONDS_PER_CALL = 0.5
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Trainer:
             before, now = now, time.perf_counter()
             if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
                 raise RunStopped(state, epoch, totals)
-            size = max(1, round((stop - row) * _SECONDS_PER_LOOK / (now - before)))
+            size = max(1, round((stop - row) * _SECONDS_PER_CALL / (now - before)))
             row = stop
             images = min(row * self.config.batch_size, len(self.data.train))
             show(images, now - start, totals["loss"], totals["skipped_steps"])
