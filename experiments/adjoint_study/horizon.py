@@ -51,7 +51,7 @@ class Gradients:
         tolerance: float,
         t1: float,
         max_steps: int | None = None,
-    ) -> tuple[Any, jaxode.SolveStats, jaxode.BackwardStats]:
+    ) -> tuple[Any, jaxode.SolveStats, jaxode.SolveCounts]:
         """The gradient in some precision, with counts, all on the host.
 
         Horizon and tolerance are no part of the compiled program.

@@ -176,7 +176,7 @@ def _stretch_by_stretch(
                 done = epoch - 1 + rows[1] / steps
                 middle = epoch - 1 + (rows[0] + rows[1]) / 2 / steps
                 images = round(done * num_images)
-                show(images, end - begin, sums["loss"], sums["skipped_steps"])
+                show(images, end - begin, sums["loss"], sums["num_skipped"])
                 record = {"epochs": done, "middle": middle, "seconds": end - start}
                 yield record | train_record(sums), state
                 if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:

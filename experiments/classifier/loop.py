@@ -136,7 +136,7 @@ class Trainer:
             size = max(1, round((stop - row) * _SECONDS_PER_CALL / (now - before)))
             row = stop
             images = min(row * self.config.batch_size, len(self.data.train))
-            show(images, now - start, totals["loss"], totals["skipped_steps"])
+            show(images, now - start, totals["loss"], totals["num_skipped"])
         return state, totals
 
     def run_rows(

@@ -33,9 +33,9 @@ def train_record(sums: dict[str, Any]) -> dict[str, Any]:
         "train_accuracy": sums["correct"] / sums["total"] if sums["total"] else None,
         "nfe_forward": sums["nfe_forward"] / steps,
         "nfe_backward": sums["nfe_backward"] / steps,
-        "rejected_steps": sums["rejected_steps"],
-        "skipped_steps": sums["skipped_steps"],
-        "failed_solves": sums["failed_solves"],
+        "rejected_steps": sums["num_rejected_steps"],
+        "skipped_steps": sums["num_skipped"],
+        "failed_solves": sums["num_failures"],
         "reconstruction_error": finite(sums["reconstruction_error_sum"] / steps),
     }
 
@@ -48,7 +48,7 @@ def test_record(sums: dict[str, Any]) -> dict[str, Any]:
         "test_correct": sums["correct"],
         "test_total": sums["total"],
         "test_nfe": sums["nfe_forward"] / sums["batches"],
-        "test_failed_solves": sums["failed_solves"],
+        "test_failed_solves": sums["num_failures"],
     }
 
 

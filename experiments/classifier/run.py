@@ -165,7 +165,7 @@ class Run:
         """Writes down the state of a run that cannot go on, and says what to try."""
         path = self.folder.stopped
         self._save(path, stop.state)
-        if stop.totals["failed_solves"]:
+        if stop.totals["num_failures"]:
             why = "solves failed or reached --max-steps"
             advice = "a smaller --lr, larger --rtol and --atol, or more --max-steps"
         else:
