@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +10,11 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
+from jax.stages import Compiled
 from jaxtyping import Array, PyTree
+
+from jaxode._solve import adjoints
 
 
 def relative_error(actual: PyTree, expected: PyTree) -> float:
@@ -46,27 +50,51 @@ def weighted_sum(ys: PyTree) -> Array:
     return jnp.asarray(sum(leaf(y) for y in jax.tree.leaves(ys)))
 
 
-@functools.cache
-def _quick() -> dict[str, Any]:
-    """Compiler options that halve compile time, where the compiler knows them.
+# Compiler options that halve the time to compile; a test runs for milliseconds only.
+# conftest.py sets them for every program of the process that runs the tests.
+QUICK_OPTIONS: dict[str, int | bool] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+# XLA ends a process that sets a flag it does not know; later versions have no such one.
+if jax.__version_info__ < (0, 11):
+    QUICK_OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
-    A test compiles for seconds to run for milliseconds.
+# What XLA does by itself, for a test of the compiled program.
+_DEFAULTS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_parallel_codegen_split_count": 32,
+    "xla_cpu_use_fusion_emitters": True,
+}
+
+
+def compiled_for_users(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """The program that a user's process would make of a jitted function."""
+    options = {name: _DEFAULTS[name] for name in QUICK_OPTIONS}
+    return jax.jit(function).lower(*arguments).compile(options)
+
+
+quick_jit = jax.jit
+
+# Every adjoint that has a name. One that the library gains is tested like the others.
+ADJOINTS = tuple(adjoints.ADJOINTS)
+
+
+def some_slow(values: Iterable[Any], *usual: Any) -> list[Any]:
+    """Values for `pytest.mark.parametrize`, of which all but the `usual` are slow.
+
+    Where several values take the same way through the library, one of them tells in
+    the tests that everyone runs, and the others complete the table.
     """
-    options = {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(jnp.zeros(()))
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+    slow = pytest.mark.slow
+    return [pytest.param(v, marks=() if v in usual else slow) for v in values]
 
 
-def quick_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit`, compiling fast rather than for speed."""
-    return jax.jit(function, compiler_options=_quick(), **options)
+def each_adjoint(*usual: str) -> pytest.MarkDecorator:
+    """Runs a test with every adjoint; all but the `usual`, where given, are slow."""
+    return pytest.mark.parametrize("adjoint", some_slow(ADJOINTS, *usual or ADJOINTS))
 
 
 def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:

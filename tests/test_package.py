@@ -3,12 +3,14 @@
 import ast
 import importlib.metadata
 import inspect
+import json
 import re
 import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +36,14 @@ ROOMS = {
     "training": GROUND | {"_steps", "_solve"},
     "datasets": GROUND,
 }
+
+# Where a user finds a name; everything else is private.
+PUBLIC: tuple[ModuleType, ...] = (
+    jaxode,
+    jaxode.nn,
+    jaxode.training,
+    jaxode.datasets,
+)
 
 # What only the experiments need must not slow down, or break, `import jaxode`.
 EXPERIMENT_ONLY = """
@@ -90,34 +100,70 @@ def read_document(name: str) -> str:
 def public_objects() -> list[Any]:
     """Returns pytest parameters: the public functions and classes, by name."""
     found = []
-    for name in sorted(vars(jaxode)):
-        value = getattr(jaxode, name)
-        is_ours = getattr(value, "__module__", "").startswith("jaxode.")
-        if not name.startswith("_") and callable(value) and is_ours:
-            found.append(pytest.param(value, id=name))
+    for module in PUBLIC:
+        for name in sorted(vars(module)):
+            value = getattr(module, name)
+            is_ours = getattr(value, "__module__", "").startswith("jaxode.")
+            if not name.startswith("_") and callable(value) and is_ours:
+                found.append(pytest.param(value, id=f"{module.__name__}.{name}"))
     return found
+
+
+def python_blocks(text: str) -> list[tuple[int, str]]:
+    """Returns a document's Python blocks, each with the number of its line."""
+    blocks = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start()) + 1, block[1]) for block in blocks]
 
 
 def readme_examples() -> list[Any]:
     """Returns pytest parameters: the README's Python blocks, by line number."""
-    text = read_document("README.md")
-    blocks = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [
-        pytest.param(block[1], id=f"line{text.count(chr(10), 0, block.start()) + 1}")
-        for block in blocks
-    ]
+    blocks = python_blocks(read_document("README.md"))
+    return [pytest.param(block, id=f"line{line}") for line, block in blocks]
 
 
-def test_import_creates_no_arrays():
-    code = "import jax, jaxode; print(len(jax.live_arrays()))"
+def private_names(source: str) -> set[str]:
+    """Returns the private names of `jaxode` that a program imports or looks up."""
+    used = imported_names(source)
+    for node in ast.walk(ast.parse(source)):
+        dotted = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.fullmatch(r"jaxode(\.\w+)+", dotted):
+            used.add(dotted.removeprefix("jaxode."))
+    is_private = re.compile(r"(^|\.)_(?!_)")
+    return {name for name in used if is_private.search(name)}
+
+
+def programs_of_users() -> list[Any]:
+    """Returns pytest parameters: experiments, and what the documents show."""
+    found = []
+    for folder in ("experiments", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            found.append(pytest.param(path.read_text("utf-8"), id=name))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for line, block in python_blocks(path.read_text("utf-8")):
+            found.append(pytest.param(block, id=f"{path.relative_to(ROOT)}:{line}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def just_imported() -> dict[str, Any]:
+    """What there is in a new interpreter after `import jaxode`."""
+    code = """
+import jax, json, sys
+import jaxode
+print(json.dumps({"arrays": len(jax.live_arrays()), "modules": list(sys.modules)}))
+"""
     finished = run_python("-c", code)
-    assert (finished.stdout.strip(), finished.returncode) == ("0", 0), finished.stderr
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
 
 
-def test_import_leaves_out_what_only_experiments_need():
-    code = f"import sys, jaxode; print(*{set(EXPERIMENT_ONLY)} & set(sys.modules))"
-    finished = run_python("-c", code)
-    assert (finished.stdout.strip(), finished.returncode) == ("", 0), finished.stderr
+def test_import_creates_no_arrays(just_imported: dict[str, Any]):
+    assert just_imported["arrays"] == 0
+
+
+def test_import_leaves_out_what_only_experiments_need(just_imported: dict[str, Any]):
+    assert set(EXPERIMENT_ONLY) & set(just_imported["modules"]) == set()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
@@ -133,7 +179,7 @@ def test_room_imports_only_from_those_below(module: Path):
 def test_no_modules_import_each_other_in_a_circle():
     names = {".".join(path.with_suffix("").parts): path for path in MODULES}
     graph = {
-        name: {other for other in names if other in imported_modules(path)}
+        name: names.keys() & imported_modules(path)
         for name, path in names.items()
         if path.name != "__init__.py"
     }
@@ -157,6 +203,26 @@ def test_no_modules_import_each_other_in_a_circle():
 )
 def test_imported_names_sees_each_form(source: str, package: str, expected: set[str]):
     assert imported_names(source, package) == expected
+
+
+@pytest.mark.parametrize("program", programs_of_users())
+def test_programs_use_public_names_only(program: str):
+    assert private_names(program) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from jaxode._solve import odeint", {"_solve.odeint"}),
+        ("from jaxode.nn import _kernels", {"nn._kernels"}),
+        ("import jaxode\njaxode._solve.odeint()", {"_solve", "_solve.odeint"}),
+        ("import jaxode\njaxode.nn.ConvField._packed()", {"nn.ConvField._packed"}),
+        ("import jaxode\njaxode.odeint(f)._x, jaxode.__version__", set()),
+        ("import other\nother._private", set()),
+    ],
+)
+def test_private_names_sees_each_form(source: str, expected: set[str]):
+    assert private_names(source) == expected
 
 
 def test_version_is_the_same_everywhere():

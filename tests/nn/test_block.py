@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit, unchecked_types
+from helpers import each_adjoint, quick_jit, unchecked_types
 from jaxtyping import Array
 
 from jaxode import odeint, value_and_grad_with_stats
@@ -78,7 +78,7 @@ def test_field_may_be_a_function_that_takes_args(x64):
     np.testing.assert_allclose(y1, expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
+@each_adjoint("backsolve", "discrete")
 def test_gradient_reaches_the_arrays_of_a_users_field(x64, adjoint):
     block = ODEBlock(Decay(jnp.array(0.7)), adjoint=adjoint, max_steps=128, **FINE)
     grad = eqx.filter_grad(lambda block: block(jnp.array([2.0]))[0])(block)
@@ -145,7 +145,7 @@ def test_every_statistic_has_a_batch_axis_per_sample():
     assert {leaf.shape for leaf in jax.tree.leaves(solution.ys)} == {(2, 3)}
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+@each_adjoint("backsolve")
 def test_gradient_per_sample_is_the_sum_of_single_samples(x64, getkey, adjoint):
     field = Mixing(jax.random.normal(getkey(), (4, 4)))
     block = ODEBlock(field, rtol=1e-4, atol=1e-4, adjoint=adjoint)

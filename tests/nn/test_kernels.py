@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import compiled_for_users, some_slow
 from jax import lax
 
 from jaxode.nn import kernels
@@ -26,6 +27,9 @@ SIZES = {
     "passes_in_a_loop": (14, 4, 5, 3, 7),
     "wider_than_written_out": (65, 3, 4, 2, 65),
 }
+USUAL_SIZES = """
+    usual odd one_channel shared_groups passes_in_a_loop wider_than_written_out
+""".split()
 FORM_SIZES = [
     "odd",
     "one_image",
@@ -39,7 +43,7 @@ DTYPES = ["float32", "float64"]
 RTOL = {"float32": 1e-5, "float64": 2e-14}
 
 
-@pytest.fixture(params=DTYPES)
+@pytest.fixture(params=some_slow(DTYPES, "float64"))
 def dtype(request):
     """Precision of the test, switched on for it alone."""
     with jax.enable_x64(request.param == "float64"):
@@ -103,7 +107,7 @@ def check_field(size, activation, dtype):
     assert_close(actual, expected, RTOL[dtype])
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", some_slow(SIZES, *USUAL_SIZES))
 def test_field_and_its_gradients_match_plain(size, x64):
     check_field(SIZES[size], "relu", "float64")
 
@@ -118,7 +122,7 @@ def test_smooth_field_and_its_gradients_match_plain(activation, x64):
     check_field(SIZES["odd"], activation, "float64")
 
 
-@pytest.mark.parametrize("centre", [1e2, 1e4])
+@pytest.mark.parametrize("centre", some_slow([1e2, 1e4], 1e4))
 def test_one_pass_variance_survives_an_offset(centre):
     # The mean of squares minus the square of the mean, of y as it is, has no correct
     # digit at 1e4: 1e8, of which float32 keeps eight. Truth: the twin in float64.
@@ -245,7 +249,7 @@ def test_unknown_activation_is_refused():
             form(y, *params, groups=5, activation="gelu")
 
 
-@pytest.mark.parametrize("size", FORM_SIZES)
+@pytest.mark.parametrize("size", some_slow(FORM_SIZES, *USUAL_SIZES))
 def test_written_out_convolution_matches_lax(size, dtype):
     # More outputs than inputs, so that the two cannot be confused.
     channels, height, width, batch, _ = SIZES[size]
@@ -256,7 +260,7 @@ def test_written_out_convolution_matches_lax(size, dtype):
     assert_close(actual, expected, RTOL[dtype])
 
 
-@pytest.mark.parametrize("size", FORM_SIZES)
+@pytest.mark.parametrize("size", some_slow(FORM_SIZES, *USUAL_SIZES))
 def test_weight_cotangent_forms_match_autodiff(size, dtype):
     channels, height, width, batch, _ = SIZES[size]
     x, z_bar = draw(
@@ -298,7 +302,13 @@ def stem_case(channels, batch, dtype):
 
 
 @pytest.mark.parametrize(
-    ("channels", "batch", "groups"), [(6, 16, 6), (6, 3, 2), (1, 1, 1), (16, 2, 16)]
+    ("channels", "batch", "groups"),
+    [
+        (6, 16, 6),
+        (6, 3, 2),
+        pytest.param(1, 1, 1, marks=pytest.mark.slow),
+        pytest.param(16, 2, 16, marks=pytest.mark.slow),
+    ],
 )
 def test_stem_and_its_gradients_match_plain(channels, batch, groups, dtype):
     arrays, out_bar = stem_case(channels, batch, dtype)
@@ -359,7 +369,7 @@ def test_units_and_written_out_forms_are_for_the_cpu_alone(platform, marked):
 def test_units_keep_xla_from_repeating_the_convolution():
     # Fused into its readers, the products' number in the compiled program multiplies.
     y, _, params, groups = field_case((2, 5, 6, 2, 2), "float32")
-    compiled = jax.jit(lambda y: fast(y, *params, groups=groups)).lower(y).compile()
+    compiled = compiled_for_users(lambda y: fast(y, *params, groups=groups), y)
     kernels_in_sum = 2 * 9
     program = compiled.as_text()
     assert program is not None

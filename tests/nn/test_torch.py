@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit
+from helpers import quick_jit, some_slow
 from torch_reference import cases
 
 from jaxode import odeint, RK38
@@ -86,7 +86,7 @@ def under(prefix, arrays):
     }
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", some_slow([False, True], False))
 @pytest.mark.parametrize("name", cases.FIELDS)
 def test_field_and_its_gradients_are_torchs(x64, fields, name, plain):
     inputs = cases.field_inputs(name)
@@ -122,7 +122,9 @@ def test_group_norm_and_its_gradients_are_torchs(x64, fields, name):
 
 
 @pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("run", ["euler_direct", "dopri5_direct"])
+@pytest.mark.parametrize(
+    "run", some_slow(["euler_direct", "dopri5_direct"], "euler_direct")
+)
 def test_stem_is_torchs(x64, networks, run, plain):
     model = from_torch(cases.state_dict(cases.RUNS[run][0]), plain=plain)
     y0 = model.stem(cases.images(2))[:, :, ::5, ::5]
@@ -140,9 +142,10 @@ TOLERANCES = {name: (1e-12, 1e-12) for name in cases.RUNS if "dopri5" not in nam
     "dopri5_direct": (1e-7, 1e-7),
     "dopri5_adjoint": (1e-7, 1e-7),
 }
+USUAL_RUNS = "euler_direct", "rk4_adjoint", "dopri5_adjoint"
 
 
-@pytest.mark.parametrize("run", cases.RUNS)
+@pytest.mark.parametrize("run", some_slow(cases.RUNS, *USUAL_RUNS))
 def test_network_and_its_gradients_are_torchs(x64, networks, run):
     channels, activation, method, use_adjoint = cases.RUNS[run]
     model = from_torch(

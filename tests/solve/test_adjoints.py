@@ -8,11 +8,18 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import relative_error, slope, values_and_gradients
+from helpers import (
+    compiled_for_users,
+    each_adjoint,
+    relative_error,
+    slope,
+    some_slow,
+    values_and_gradients,
+)
 from problems import ALL, PROBLEMS
 
 import jaxode
-from jaxode._solve.adjoints import ADJOINTS, resolve_adjoint, with_checkpoints
+from jaxode._solve.adjoints import resolve_adjoint, with_checkpoints
 
 
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
@@ -77,7 +84,7 @@ def part(result: Any, problem: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @REVERSE
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint()
 def test_values_match_closed_form(x64, adjoint, reverse, problem):
     actual, _ = part(solver_of(adjoint)(1e-10, reverse), problem)
     expected, _ = part(exact(reverse), problem)
@@ -87,7 +94,7 @@ def test_values_match_closed_form(x64, adjoint, reverse, problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @REVERSE
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint()
 def test_gradients_match_closed_form(x64, adjoint, reverse, problem):
     _, actual = part(solver_of(adjoint)(1e-10, reverse), problem)
     _, expected = part(exact(reverse), problem)
@@ -96,7 +103,7 @@ def test_gradients_match_closed_form(x64, adjoint, reverse, problem):
 
 
 @REVERSE
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint()
 def test_time_gradients_match_closed_form(x64, adjoint, reverse):
     (*_, actual, _), (*_, expected, _) = (
         solver_of(adjoint)(1e-10, reverse)[1],
@@ -107,7 +114,7 @@ def test_time_gradients_match_closed_form(x64, adjoint, reverse):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve", "discrete")
 def test_single_precision_matches_closed_form(x64, adjoint, problem):
     actual = part(solver_of(adjoint)(1e-5, False, jnp.float32), problem)
     expected = part(exact(), problem)
@@ -116,7 +123,7 @@ def test_single_precision_matches_closed_form(x64, adjoint, problem):
     assert relative_error(actual, expected) < 2e-4
 
 
-@pytest.mark.parametrize("adjoint", OBJECTS)
+@pytest.mark.parametrize("adjoint", some_slow(OBJECTS, "settings"))
 def test_adjoint_object_matches_closed_form(x64, adjoint):
     actual = solver_of(adjoint)(1e-10, True)
     # Observed at most 2e-9.
@@ -143,7 +150,7 @@ def gradient_of_equal_steps(size: int, steps: int, max_steps: int) -> Any:
     return jax.jit(jax.grad(loss))
 
 
-@pytest.mark.parametrize("steps", [10, 40, 200])
+@pytest.mark.parametrize("steps", some_slow([10, 40, 200], 200))
 def test_few_checkpoints_give_the_gradient_of_the_steps_taken(steps):
     size = 2**17  # float32, so that eight states fit into 4 MiB
     actual = gradient_of_equal_steps(size, steps, 4096)(jnp.ones(size))
@@ -164,13 +171,15 @@ def test_number_of_checkpoints_is_left_alone_where_given_or_cheap():
 
 def test_memory_for_checkpoints_is_bounded_for_a_large_state():
     size = 2**17
-    gradient = gradient_of_equal_steps(size, 10, 4096).lower(jnp.ones(size)).compile()
+    gradient = compiled_for_users(
+        gradient_of_equal_steps(size, 10, 4096), jnp.ones(size)
+    )
     states = gradient.memory_analysis().temp_size_in_bytes / (4 * size)
     # Observed 32, two for each of 16 checkpoints; 180 with Diffrax's own number, 90.
     assert 16 < states < 60
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint()
 def test_gradient_error_falls_in_proportion_to_the_tolerance(x64, adjoint):
     errors = [
         relative_error(solver_of(adjoint)(tolerance)[1], exact()[1])

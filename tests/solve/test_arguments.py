@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit, unchecked_types
+from helpers import each_adjoint, quick_jit, some_slow, unchecked_types
 
 import jaxode
 
@@ -77,7 +77,7 @@ def test_bad_times_are_shown_when_differentiated():
         jax.grad(loss)(jnp.array([0.0, 1.0, 1.0]))
 
 
-@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("name", some_slow(["rtol", "atol"], "rtol"))
 def test_bad_tolerances_are_refused_when_traced(name):
     run = quick_jit(lambda value: odeint(**{name: value}).ys)
     with pytest.raises(jax.errors.JaxRuntimeError, match=f"{name} must be positive"):
@@ -251,7 +251,7 @@ def test_backsolve_refuses_a_gradient_of_a_captured_array(jit):
         jit(jax.grad(loss))(jnp.array(2.0))
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+@each_adjoint("backsolve", "discrete")
 def test_captured_array_that_is_not_differentiated_is_a_constant(adjoint):
     @jax.jit
     def gradient(y0, rate):

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit, relative_error, values_and_gradients, weighted_sum
+from helpers import (
+    quick_jit,
+    relative_error,
+    some_slow,
+    values_and_gradients,
+    weighted_sum,
+)
 from problems import PROBLEMS, Stiff
 
 import jaxode
@@ -40,7 +46,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", some_slow(PAIRS, "fixed", "seminorm"))
 def test_gradients_are_those_of_diffrax_at_equal_steps(x64, pair):
     stock, ours, settings = PAIRS[pair]
     field, y0, ts, args = FORCED.arrays(jnp.float64, reverse=True)

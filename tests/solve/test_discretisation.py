@@ -7,10 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit, relative_error, weighted_sum
+from helpers import (
+    ADJOINTS,
+    each_adjoint,
+    quick_jit,
+    relative_error,
+    some_slow,
+    weighted_sum,
+)
 from problems import PROBLEMS
 
 import jaxode
+
+
+# Those that differentiate the steps that were taken.
+DISCRETE = [adjoint for adjoint in ADJOINTS if adjoint != "backsolve"]
 
 
 def euler(field, y0, args, t0, t1, steps):
@@ -23,8 +34,8 @@ def euler(field, y0, args, t0, t1, steps):
     return y
 
 
-@pytest.mark.parametrize("adjoint", ["checkpoint", "direct"])
-@pytest.mark.parametrize("steps", [1, 7, 20])
+@pytest.mark.parametrize("adjoint", DISCRETE)
+@pytest.mark.parametrize("steps", some_slow([1, 7, 20], 7))
 def test_euler_is_a_resnet_of_tied_blocks(x64, adjoint, steps):
     field, y0, _, args = PROBLEMS["forced"].arrays(jnp.float64)
     ts = jnp.array([0.2, 1.2])
@@ -53,7 +64,7 @@ def test_euler_is_a_resnet_of_tied_blocks(x64, adjoint, steps):
     assert relative_error(actual, expected) < 1e-13
 
 
-@pytest.mark.parametrize("h_max", [0.05, 0.3])
+@pytest.mark.parametrize("h_max", some_slow([0.05, 0.3], 0.3))
 def test_second_post_in_closed_form(x64, h_max):
     """For f = kz: z(1), its derivative, and the state reversed by the adjoint."""
     k, n = 0.8, int(np.ceil(1 / h_max))
@@ -120,7 +131,7 @@ def augmented_adjoint(field, y0, args, t0, t1, y1_bar, steps):
     return field_bar, y0_bar, jnp.stack([t0_bar, end_bar]), args_bar
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+@each_adjoint("backsolve")
 def test_gradients_are_those_of_an_adjoint_written_by_hand(x64, adjoint):
     field, y0, ts, args = PROBLEMS["forced"].arrays(jnp.float64)
     ts = ts[jnp.array([0, -1])]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit
+from helpers import quick_jit, some_slow
 
 import jaxode
 
@@ -97,7 +97,7 @@ def test_failure_raises_and_tells_which_and_when(failure):
         solve(field, jnp.ones(2), ts, **settings)
 
 
-@pytest.mark.parametrize("way", ["jit", "filter_jit"])
+@pytest.mark.parametrize("way", some_slow(["jit", "filter_jit"], "jit"))
 def test_failure_raises_inside(way):
     run = WAYS[way](lambda y0: solve(nan_later, y0, UNIT).ys)
     with pytest.raises(RuntimeError, match="SolveError: The solve stopped at t=0.59"):
@@ -126,7 +126,7 @@ def test_rows_before_the_failure_are_those_of_a_shorter_solve():
     np.testing.assert_allclose(sol.ys[3:], np.exp(-0.6), rtol=1e-5)  # 2e-6
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", some_slow(WAYS, "eager", "jit"))
 def test_backward_failure_raises_and_says_so(way):
     adjoint = jaxode.Backsolve(max_steps=2, rtol=1e-6)
     loss = lambda y0: solve(swinging, y0, UNIT, adjoint=adjoint).ys.sum()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick_jit, relative_error
+from helpers import quick_jit, relative_error, some_slow
 from problems import PROBLEMS
 
 import jaxode
@@ -19,7 +19,7 @@ decay = lambda t, y, args: jax.tree.map(jnp.negative, y)
 
 
 @pytest.mark.filterwarnings("ignore:Complex dtype support in Diffrax")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", some_slow(DTYPES, jnp.float32, jnp.complex128))
 def test_solution_has_the_types_and_shapes_of_the_state(x64, dtype):
     seen = []
 
@@ -134,7 +134,7 @@ def test_controller_replaces_the_tolerances(x64):
     assert relative_error(sol.ys, exact) < 1e-4  # observed 2e-5
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("reverse", some_slow([False, True], True))
 def test_straight_line_changes_nothing_but_rounding(x64, reverse):
     problem = PROBLEMS["forced"].arrays(jnp.float64, reverse)
     runs = [

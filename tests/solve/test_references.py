@@ -9,17 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
-from helpers import quick_jit, relative_error, values_and_gradients, weighted_sum
+from helpers import (
+    each_adjoint,
+    quick_jit,
+    relative_error,
+    some_slow,
+    values_and_gradients,
+    weighted_sum,
+)
 from problems import PROBLEMS
 from sklearn.datasets import load_digits
 
 import jaxode
 
 
-ADJOINTS = ["backsolve", "checkpoint", "direct"]
-
-
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve", "discrete")
 def test_values_and_gradients_are_those_of_jax_experimental_ode(x64, adjoint):
     field, *rest = PROBLEMS["forced"].arrays(jnp.float64)
 
@@ -65,11 +69,11 @@ class VanDerPol:
         return solution.y.T
 
 
-SOLVERS = [diffrax.Dopri5(), diffrax.Dopri8(), diffrax.Kvaerno5()]
+SOLVERS = [diffrax.Dopri5, diffrax.Dopri8, diffrax.Kvaerno5]
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", some_slow(SOLVERS, diffrax.Dopri8))
 def test_values_are_those_of_scipy(x64, solver, reverse):
     ts = VanDerPol.ts[::-1] if reverse else VanDerPol.ts
     expected = VanDerPol.by_scipy(VanDerPol.y0, ts, VanDerPol.args)
@@ -78,7 +82,7 @@ def test_values_are_those_of_scipy(x64, solver, reverse):
         VanDerPol.y0,
         ts,
         VanDerPol.args,
-        solver=solver,
+        solver=solver(),
         rtol=1e-9,
         atol=1e-9,
     )
@@ -108,7 +112,7 @@ def gradients_by_scipy() -> tuple[np.ndarray, ...]:
     )
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("checkpoint")
 def test_gradients_are_finite_differences_of_scipy(x64, adjoint, gradients_by_scipy):
     def loss(inputs):
         settings = dict(adjoint=adjoint, rtol=1e-10, atol=1e-10, max_steps=512)
@@ -145,7 +149,7 @@ def digits_loss(adjoint: str) -> Any:
     return quick_jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve")
 def test_gradients_of_the_convolution_field_are_finite_differences(
     x64, adjoint, digits
 ):

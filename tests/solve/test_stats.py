@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Counting, Counts, quick_jit, weighted_sum
+from helpers import (
+    ADJOINTS,
+    Counting,
+    Counts,
+    each_adjoint,
+    quick_jit,
+    some_slow,
+    weighted_sum,
+)
 from problems import PROBLEMS
 
 import jaxode
@@ -66,6 +74,13 @@ FORWARD = {
     "half_dopri5_jump_at_start": (HALF(diffrax.Dopri5()), JUMP_AT_START),
 }
 
+# Of each way to count calls, one solver.
+ONE_OF_EACH = """
+    rk4 leapfrog dopri5 reversible_heun half_bosh3 half_dopri5_by_hairer
+    dopri5_as_it_is dopri5_by_hairer dopri5_as_it_is_by_hairer dopri5_jumps
+    dopri5_as_it_is_jumps half_dopri5_jumps dopri5_jump_at_start
+""".split()
+
 
 def counting(dtype: Any = jnp.float32) -> tuple[Counts, Counting, Any, Any, Any]:
     counts = Counts()
@@ -73,7 +88,7 @@ def counting(dtype: Any = jnp.float32) -> tuple[Counts, Counting, Any, Any, Any]
     return counts, Counting(field, counts), y0, ts, args
 
 
-@pytest.mark.parametrize("case", FORWARD)
+@pytest.mark.parametrize("case", some_slow(FORWARD, *ONE_OF_EACH))
 def test_nfe_is_what_the_field_counts(x64, case):
     solver, settings = FORWARD[case]
     counts, *problem = counting(jnp.float64)
@@ -87,18 +102,16 @@ def test_nfe_is_what_the_field_counts(x64, case):
     assert counts.read() == (stats.nfe, 0)
 
 
-ADJOINTS = {
-    "backsolve": "backsolve",
-    "checkpoint": "checkpoint",
-    "direct": "direct",
-    "stock": diffrax.BacksolveAdjoint(),
-    "forward": diffrax.ForwardMode(),
-}
+# Beside the names.
+OBJECTS = {"stock": diffrax.BacksolveAdjoint(), "forward": diffrax.ForwardMode()}
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
+@pytest.mark.parametrize(
+    "adjoint", some_slow([*ADJOINTS, *OBJECTS], "backsolve", "stock")
+)
 def test_nfe_does_not_depend_on_the_adjoint(adjoint):
     counts, *problem = counting()
+    adjoint = OBJECTS.get(adjoint, adjoint)
     solve = lambda *problem: jaxode.odeint(
         *problem, adjoint=adjoint, max_steps=64, throw=False, **HAIRER
     )
@@ -106,15 +119,17 @@ def test_nfe_does_not_depend_on_the_adjoint(adjoint):
     assert counts.read() == (nfe, 0)
 
 
-@pytest.mark.parametrize("solver", [diffrax.Kvaerno3(), diffrax.ImplicitEuler()])
+@pytest.mark.parametrize(
+    "solver", some_slow([diffrax.Kvaerno3, diffrax.ImplicitEuler], diffrax.Kvaerno3)
+)
 def test_nfe_of_an_implicit_solver_is_none(solver):
     field, y0, ts, args = FORCED.arrays(jnp.float32)
-    stats = jaxode.odeint(field, y0, ts, args, solver=solver, rtol=1e-2).stats
+    stats = jaxode.odeint(field, y0, ts, args, solver=solver(), rtol=1e-2).stats
     assert stats.nfe is None
     assert stats.num_steps == stats.num_accepted_steps + stats.num_rejected_steps > 0
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint", "direct"])
+@each_adjoint("checkpoint")
 def test_backward_nfe_of_an_implicit_solver_is_nan_and_its_steps_are_counted(adjoint):
     field, y0, ts, args = FORCED.arrays(jnp.float32)
     settings: dict[str, Any] = dict(solver=diffrax.ImplicitEuler(), adjoint=adjoint)
@@ -137,7 +152,6 @@ def test_backward_nfe_of_an_implicit_solver_is_nan_and_its_steps_are_counted(adj
 BACKWARD = {
     "backsolve": ("backsolve", {}),
     "backsolve_settings": (jaxode.Backsolve(solver=diffrax.Tsit5(), dt0=0.01), {}),
-    # Of each way to count calls, one solver.
     "backsolve_euler": ("backsolve", FIXED | dict(solver=diffrax.Euler())),
     "backsolve_bosh3": ("backsolve", dict(solver=diffrax.Bosh3())),
     "backsolve_ralston": ("backsolve", LOOSE | dict(solver=diffrax.Ralston())),
@@ -153,6 +167,10 @@ BACKWARD = {
     "checkpoint_as_it_is": ("checkpoint", AS_IT_IS),
     "direct": ("direct", {}),
 }
+
+USUAL_BACKWARD = """
+    backsolve backsolve_half_bosh3 checkpoint two_checkpoints direct
+""".split()
 
 
 @functools.cache
@@ -178,7 +196,7 @@ def gradient_with_counts(case: str) -> Any:
     return forward, jax.tree.map(float, backward), counts.read()
 
 
-@pytest.mark.parametrize("case", BACKWARD)
+@pytest.mark.parametrize("case", some_slow(BACKWARD, *USUAL_BACKWARD))
 def test_backward_nfe_is_what_the_field_counts(case):
     forward, backward, (calls, vjps) = gradient_with_counts(case)
     assert backward.nfe == vjps > 0

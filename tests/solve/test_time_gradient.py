@@ -1,4 +1,4 @@
-"""Gradients with respect to the times: against other codes, and what they cost."""
+"""Gradients with respect to the times: against differences, and what they cost."""
 
 from typing import Any
 
@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Counting, Counts, quick_jit, relative_error, weighted_sum
-from jax.experimental.ode import odeint as jax_odeint
+from helpers import (
+    Counting,
+    Counts,
+    each_adjoint,
+    quick_jit,
+    relative_error,
+    weighted_sum,
+)
 from problems import PROBLEMS
 
 import jaxode
@@ -19,24 +25,6 @@ TIGHT: dict[str, Any] = dict(rtol=1e-10, atol=1e-10)
 
 def loss(field, y0, ts, args, **settings):
     return weighted_sum(jaxode.odeint(field, y0, ts, args, **settings).ys)
-
-
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
-def test_all_gradients_equal_those_of_jax_experimental_ode(x64, adjoint):
-    field, y0, ts, args = FORCED.arrays(jnp.float64)
-
-    def theirs(field, y0, ts, args):
-        # Its tolerance is on an error of another norm, hence the margin.
-        right_hand_side = lambda y, t, field, args: field(t, y, args)
-        tight = dict(rtol=1e-12, atol=1e-12)
-        return weighted_sum(jax_odeint(right_hand_side, y0, ts, field, args, **tight))
-
-    ours = lambda *arguments: loss(*arguments, adjoint=adjoint, **TIGHT)
-    every = (0, 1, 2, 3)
-    actual = quick_jit(jax.grad(ours, argnums=every))(field, y0, ts, args)
-    expected = quick_jit(jax.grad(theirs, argnums=every))(field, y0, ts, args)
-    # The tolerance of the solves is 1e-10; a factor of a hundred for its conditioning.
-    assert relative_error(actual, expected) < 1e-8
 
 
 def test_gradients_of_the_times_equal_finite_differences(x64):
@@ -51,7 +39,7 @@ def test_gradients_of_the_times_equal_finite_differences(x64):
     assert relative_error(actual, expected) < 1e-5
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
+@each_adjoint("backsolve")
 def test_field_is_called_once_for_each_time_that_is_differentiated(adjoint):
     counts = Counts()
     field, y0, ts, args = FORCED.arrays(jnp.float32)

@@ -7,18 +7,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import quick_jit, relative_error, values_and_gradients, weighted_sum
+from helpers import (
+    each_adjoint,
+    quick_jit,
+    relative_error,
+    some_slow,
+    values_and_gradients,
+    weighted_sum,
+)
 from problems import PROBLEMS
 
 import jaxode
 
 
-ADJOINTS = ["backsolve", "checkpoint", "direct"]
 TIGHT: dict[str, Any] = dict(rtol=1e-9, atol=1e-9, max_steps=256, throw=False)
 LOGISTIC = PROBLEMS["logistic"]
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve", "discrete")
 def test_vmap_solves_and_differentiates_each_sample(x64, adjoint):
     field, y0, ts, args = LOGISTIC.arrays(jnp.float64)
     shifts = jnp.linspace(0.5, 1.5, 3)
@@ -35,7 +41,7 @@ def test_vmap_solves_and_differentiates_each_sample(x64, adjoint):
     assert relative_error(over_samples(solve), over_samples(LOGISTIC.exact)) < 5e-8
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve", "discrete")
 def test_scan_over_solves_is_one_long_solve(x64, adjoint):
     field, y0, ts, args = LOGISTIC.arrays(jnp.float64)
 
@@ -55,13 +61,13 @@ def test_scan_over_solves_is_one_long_solve(x64, adjoint):
 NESTED = {"checkpoint": "backsolve", "backsolve": "direct", "direct": "checkpoint"}
 
 
-@pytest.mark.parametrize(("outer", "inner"), NESTED.items())
-def test_solve_may_be_a_field_of_another(x64, outer, inner):
+@pytest.mark.parametrize("outer", some_slow(NESTED, "checkpoint"))
+def test_solve_may_be_a_field_of_another(x64, outer):
     """dy/dt = -w(1) y, where w(1) = exp(rate) comes from solving dw/ds = rate w."""
 
     def solve(_, y0, ts, rate):
         grow = lambda s, w, rate: rate * w
-        settings: dict[str, Any] = TIGHT | dict(adjoint=inner, max_steps=32)
+        settings: dict[str, Any] = TIGHT | dict(adjoint=NESTED[outer], max_steps=32)
 
         def field(t, y, rate):
             w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **settings).ys
@@ -108,7 +114,7 @@ def exact_spiral(field, z0, ts, args):
 
 
 @pytest.mark.filterwarnings("ignore:Complex dtype support in Diffrax")
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@each_adjoint("backsolve", "discrete")
 def test_complex_states_match_closed_form(x64, adjoint):
     problem = (
         Spiral(jnp.array(-0.3 + 2j)),
@@ -128,18 +134,18 @@ def by_state_and_argument(solve: Any) -> Any:
     return loss, (y0, args)
 
 
-@pytest.mark.parametrize(
-    ("adjoint", "second"),
-    [
-        ("direct", jax.jacfwd),
-        ("direct", jax.jacrev),
-        (diffrax.ForwardMode(), jax.jacfwd),
-    ],
-    ids=["forward_over_reverse", "reverse_over_reverse", "forward_over_forward"],
-)
-def test_second_derivatives_match_closed_form(x64, adjoint, second):
-    settings = dict(adjoint=adjoint, rtol=1e-8, atol=1e-8, max_steps=64, throw=False)
-    first = jax.jacfwd if adjoint != "direct" else jax.jacrev
+SECOND = {
+    "forward_over_reverse": ("direct", jax.jacfwd, jax.jacrev),
+    "reverse_over_reverse": ("direct", jax.jacrev, jax.jacrev),
+    "forward_over_forward": (diffrax.ForwardMode(), jax.jacfwd, jax.jacfwd),
+}
+
+
+@pytest.mark.parametrize("way", some_slow(SECOND, "forward_over_reverse"))
+def test_second_derivatives_match_closed_form(x64, way):
+    adjoint, second, first = SECOND[way]
+    settings: dict[str, Any] = dict(rtol=1e-8, atol=1e-8, max_steps=64)
+    settings |= dict(adjoint=adjoint, throw=False)
 
     def hessian(solve):
         loss, inputs = by_state_and_argument(solve)
