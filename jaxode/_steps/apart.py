@@ -1,0 +1,53 @@
+"""Pieces of a program that XLA:CPU compiles apart, rather than into all their readers.
+
+XLA:CPU fuses greedily: whatever looks cheap, a stencil or a convolution written as
+additions, is computed anew inside each of its readers, and these inside theirs. The
+stages of a Runge-Kutta step read each other, so the field is then evaluated dozens of
+times for one call (a reaction-diffusion field on 4,096 points: 8 times as long), and
+programs compile for minutes. `lax.optimization_barrier` does not stop it: jax 0.10 and
+0.12 drop barriers before they fuse. A call that may not be inlined does, in both.
+
+Other platforms fuse with bounds of their own, and inline as usual.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import jax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def apart(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function of arrays one that XLA:CPU neither inlines nor fuses across.
+
+    Whether the program is for a CPU is asked while tracing, of
+    `jax.default_backend()`. A wrong guess costs speed only.
+
+    Args:
+        function: Takes and returns pytrees of arrays.
+
+    Returns:
+        The same function; traced once for all its calls with equal shapes.
+    """
+
+    @jax.jit
+    @wraps(function)
+    def body(*args: P.args, **kwargs: P.kwargs) -> R:
+        # The mark is for the call alone: `jnp` functions inside are calls too.
+        with set_xla_metadata(inlineable=None):
+            return function(*args, **kwargs)
+
+    if jax.default_backend() != "cpu":
+        return body
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with set_xla_metadata(inlineable="false"):
+            return body(*args, **kwargs)
+
+    return call
