@@ -12,9 +12,10 @@ from ._compare import (
 )
 from ._solve.adjoints import Backsolve as Backsolve
 from ._solve.failures import SolveError as SolveError
-from ._solve.gradient import value_and_grad_with_stats as value_and_grad_with_stats
 from ._solve.odeint import odeint as odeint, Solution as Solution
-from ._solve.stats import BackwardStats as BackwardStats, SolveStats as SolveStats
+from ._solve.probes import value_and_grad_with_stats as value_and_grad_with_stats
+from ._solve.settings import SolveSettings as SolveSettings
+from ._solve.stats import SolveCounts as SolveCounts, SolveStats as SolveStats
 from ._steps.controller import InitialStep as InitialStep
 from ._steps.runge_kutta import RK4 as RK4, RK38 as RK38, Unrolled as Unrolled
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._solve.adjoints import Adjoint, Backsolve, resolve_adjoint
 from .._solve.arguments import check_kinds
-from .._solve.stats import ForwardCounts
+from .._solve.stats import SolveCounts
 from .group import Bounds, Group
 from .measure import loss_with_probe
 from .progress import bar
@@ -181,7 +181,7 @@ def _check_loss(loss_fn: Callable, arguments: tuple[Any, ...]) -> None:
     def traced(probe, arrays):
         return loss_with_probe(loss_fn, {}, probe, *eqx.combine(arrays, static))
 
-    probe = ForwardCounts.probe()
+    probe = SolveCounts.zeros()
     jaxpr = jax.make_jaxpr(traced)(probe, arrays).jaxpr
     of_probe = set(jaxpr.invars[: len(jax.tree.leaves(probe))])
     read = {id(v) for equation in jaxpr.eqns for v in equation.invars}

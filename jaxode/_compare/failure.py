@@ -6,7 +6,9 @@ import numpy as np
 from .measure import Gradient
 
 
-def why(outcome: Gradient | Exception, max_steps: int | None = None) -> str | None:
+def failure_of(
+    outcome: Gradient | Exception, max_steps: int | None = None
+) -> str | None:
     """What went wrong, or `None` if nothing did.
 
     Args:
@@ -14,7 +16,7 @@ def why(outcome: Gradient | Exception, max_steps: int | None = None) -> str | No
         max_steps: Bound on the steps of each solve.
     """
     if isinstance(outcome, Exception):
-        return _first_sentence(outcome)
+        return _in_one_line(outcome)
     forward, backward = outcome.forward, outcome.backward
     total = int(forward.num_solves)
     for count, what in (
@@ -34,6 +36,6 @@ def why(outcome: Gradient | Exception, max_steps: int | None = None) -> str | No
     return None
 
 
-def _first_sentence(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._solve.adjoints import Backsolve
-from .cell import Measurement
-from .failure import why
+from .failure import failure_of
 from .measure import (
     forward_counts_of,
     Gradient,
@@ -20,6 +19,7 @@ from .measure import (
     Program,
     time_in_turns,
 )
+from .measurement import Measurement
 from .reference import compare, compare_leaves, Leaves, named_leaves
 
 
@@ -46,8 +46,8 @@ class Bounds:
 
         def counts(tolerances, *arguments):
             rtol, atol = tolerances
-            settings = _settings("checkpoint", solver, rtol, atol, max_steps)
-            return forward_counts_of(loss_fn, settings)(*arguments)
+            replaced = _replacements("checkpoint", solver, rtol, atol, max_steps)
+            return forward_counts_of(loss_fn, replaced)(*arguments)
 
         self._counts = counts
 
@@ -102,7 +102,7 @@ class Group:
                     raise impossible
                 program, outcome, bound = self._compute(adjoint, tight, bounds)
             except Exception as error:
-                cells[name] = self._cell(name, failure=why(error))
+                cells[name] = self._cell(name, failure=failure_of(error))
             else:
                 cells[name] = self._counted(name, adjoint, program, outcome, bound)
                 if cells[name].failure is None:
@@ -131,8 +131,8 @@ class Group:
             # Its backward solve has steps of its own, and does not pay for the bound.
             adjoint = dataclasses.replace(adjoint, max_steps=bounds.max_steps)
         while True:
-            settings = _settings(adjoint, self.solver, self.rtol, self.atol, bound)
-            program = Program(gradient_of(self.loss_fn, settings), *self.arguments)
+            replaced = _replacements(adjoint, self.solver, self.rtol, self.atol, bound)
+            program = Program(gradient_of(self.loss_fn, replaced), *self.arguments)
             outcome = jax.device_get(program())
             # The longest of several solves needs more than their mean, and an adjoint
             # that comes with a forward method of its own may, too.
@@ -153,11 +153,11 @@ class Group:
         cell = self._cell(
             name,
             max_steps=bound,
-            failure=why(outcome, bound),
+            failure=failure_of(outcome, bound),
             loss=float(outcome.loss),
             nfe_forward=_count(forward.nfe),
-            accepted_steps=_count(forward.num_accepted_steps),
-            rejected_steps=_count(forward.num_rejected_steps),
+            num_accepted_steps=_count(forward.num_accepted_steps),
+            num_rejected_steps=_count(forward.num_rejected_steps),
             temporary_bytes=program.temporary_bytes,
             peak_bytes=peak_bytes(),
             compile_seconds=program.compile_seconds,
@@ -166,8 +166,8 @@ class Group:
             cell = dataclasses.replace(
                 cell,
                 nfe_backward=_count(backward.nfe),
-                backward_steps=_count(backward.num_steps),
-                backward_rejected_steps=_count(backward.num_rejected_steps),
+                num_steps_backward=_count(backward.num_steps),
+                num_rejected_steps_backward=_count(backward.num_rejected_steps),
                 reconstruction_error=float(backward.reconstruction_error) or None,
             )
         if self.truth is None or cell.failure is not None:
@@ -182,14 +182,15 @@ class Group:
         )
 
 
-def _settings(
+def _replacements(
     adjoint: Any,
     solver: diffrax.AbstractSolver | None,
     rtol: Any,
     atol: Any,
     max_steps: int,
 ) -> dict[str, Any]:
-    settings = dict(
+    """The fields of every solve's settings that a cell is about."""
+    replaced = dict(
         adjoint=adjoint,
         rtol=rtol,
         atol=atol,
@@ -198,7 +199,7 @@ def _settings(
         max_steps=max_steps,
         throw=False,
     )
-    return settings if solver is None else settings | {"solver": solver}
+    return replaced if solver is None else replaced | {"solver": solver}
 
 
 def _differentiates_steps(

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._solve.overrides import Overrides, overriding
-from .._solve.stats import BackwardStats, ForwardCounts
+from .._solve.probes import overriding
+from .._solve.stats import SolveCounts
 
 
 class Gradient(NamedTuple):
@@ -28,8 +28,8 @@ class Gradient(NamedTuple):
 
     loss: Float[Array, ""]
     grads: PyTree
-    forward: ForwardCounts
-    backward: BackwardStats
+    forward: SolveCounts
+    backward: SolveCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +41,28 @@ class Timing:
     slowest: float
 
 
-def gradient_of(loss_fn: Callable, settings: dict[str, Any]) -> Callable[..., Gradient]:
+def gradient_of(
+    loss_fn: Callable, replacements: dict[str, Any]
+) -> Callable[..., Gradient]:
     """`loss_fn` under other settings of its solves, as a function that counts.
 
     Args:
         loss_fn: `loss_fn(params, *data)`, a scalar or a pair of one and anything else.
-        settings: Arguments of `odeint` that replace those of every solve inside.
+        replacements: Fields of `SolveSettings` to replace in every solve inside.
     """
     # Diffrax's own backsolve takes no probe: it does not tell what it did.
-    has_probe = not isinstance(settings.get("adjoint"), diffrax.BacksolveAdjoint)
+    has_probe = not isinstance(replacements.get("adjoint"), diffrax.BacksolveAdjoint)
 
     def gradient(params, *data):
         def loss(differentiated):
             params, forward, backward = differentiated
             backward = backward if has_probe else None
-            with overriding(Overrides(settings, backward, forward)):
-                return _first(loss_fn(params, *data))
+            probes = dict(backward_probe=backward, forward_probe=forward)
+            with overriding(replacements=replacements, **probes):
+                return _scalar(loss_fn(params, *data))
 
         value, (grads, forward, backward) = eqx.filter_value_and_grad(loss)(
-            (params, ForwardCounts.probe(), BackwardStats.probe())
+            (params, SolveCounts.zeros(), SolveCounts.zeros())
         )
         return Gradient(value, grads, forward, backward)
 
@@ -67,25 +70,27 @@ def gradient_of(loss_fn: Callable, settings: dict[str, Any]) -> Callable[..., Gr
 
 
 def forward_counts_of(
-    loss_fn: Callable, settings: dict[str, Any]
-) -> Callable[..., ForwardCounts]:
+    loss_fn: Callable, replacements: dict[str, Any]
+) -> Callable[..., SolveCounts]:
     """The counts of `gradient_of`, at the price of little more than the loss."""
 
     def counts(params, *data):
         # The parameters are no part of it, so that the last solve, and often the only
         # one, has nothing to be differentiated by.
-        loss = lambda probe: loss_with_probe(loss_fn, settings, probe, params, *data)
-        return jax.grad(loss)(ForwardCounts.probe())
+        loss = lambda probe: loss_with_probe(
+            loss_fn, replacements, probe, params, *data
+        )
+        return jax.grad(loss)(SolveCounts.zeros())
 
     return counts
 
 
 def loss_with_probe(
-    loss_fn: Callable, settings: dict[str, Any], probe: ForwardCounts, *arguments: Any
+    loss_fn: Callable, replacements: dict[str, Any], probe: SolveCounts, *arguments: Any
 ) -> Float[Array, ""]:
     """The loss, whose derivative by `probe` is the counts of its forward solves."""
-    with overriding(Overrides(settings, None, probe)):
-        return _first(loss_fn(*arguments))
+    with overriding(replacements=replacements, forward_probe=probe):
+        return _scalar(loss_fn(*arguments))
 
 
 class Program:
@@ -151,7 +156,7 @@ def _seconds(program: Program, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _first(out: Any) -> Any:
+def _scalar(out: Any) -> Any:
     value = out[0] if isinstance(out, tuple) else out
     if jnp.shape(value) != () or not jnp.issubdtype(
         jnp.result_type(value), jnp.floating

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .._optional import require
-from .cell import Measurement, Reference
+from .measurement import Measurement, Reference
 
 
 # Colours that differ in lightness too (Okabe and Ito 2008), with markers and dashes of
@@ -37,7 +37,7 @@ def draw(
         style |= dict(label=f"{adjoint}, {solver}" if several else adjoint, ms=5)
         _line(by_rtol, own, "rtol", "gradient_error", style)
         _line(by_time, own, "seconds", "gradient_error", style)
-        _line(memory, own, "accepted_steps", "temporary_bytes", style)
+        _line(memory, own, "num_accepted_steps", "temporary_bytes", style)
     by_rtol.invert_xaxis()
     by_rtol.set(xlabel="relative tolerance", ylabel="relative error of the gradient")
     by_time.set(

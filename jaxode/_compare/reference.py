@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .cell import LeafError, Reference
-from .failure import why
+from .failure import failure_of
 from .measure import gradient_of, Program
+from .measurement import LeafError, Reference
 
 
 Leaves = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def reference_gradient(
         arguments = jax.tree.map(_in_double, arguments)
 
         def at(tolerance, *arguments):
-            settings = dict(
+            replaced = dict(
                 adjoint="checkpoint",
                 solver=solver,
                 rtol=tolerance,
@@ -57,16 +57,16 @@ def reference_gradient(
                 # One stage to compile instead of all.
                 unroll=False,
             )
-            return gradient_of(loss_fn, settings)(*arguments)
+            return gradient_of(loss_fn, replaced)(*arguments)
 
         name = type(solver).__name__
         try:
             coarser, tolerance = jnp.asarray([10 * rtol, rtol], jnp.float64)
             program = Program(at, coarser, *arguments)
             coarse, fine = program(), program.on(tolerance, *arguments)
-            failure = why(fine, max_steps)
+            failure = failure_of(fine, max_steps)
         except Exception as error:  # a comparison without reference is still one
-            return Reference(None, None, rtol, name, failure=why(error)), None
+            return Reference(None, None, rtol, name, failure=failure_of(error)), None
         steps = int(fine.forward.num_steps)
         if failure is not None:
             return Reference(None, None, rtol, name, steps, failure), None

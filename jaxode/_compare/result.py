@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .cell import Measurement, Reference
+from .measurement import Measurement, Reference
 from .plot import draw
 from .table import table
 from .verdict import verdict

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .cell import Measurement
+from .measurement import Measurement
 
 
 _HEAD = (
@@ -52,7 +52,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def _row(cell: Measurement) -> tuple[str, ...]:
-    rejected = f" +{cell.rejected_steps}" if cell.rejected_steps else ""
+    rejected = f" +{cell.num_rejected_steps}" if cell.num_rejected_steps else ""
     return (
         cell.adjoint,
         cell.solver,
@@ -62,7 +62,7 @@ def _row(cell: Measurement) -> tuple[str, ...]:
         _number(cell.cosine, ".6f"),
         _number(cell.nfe_forward, "d"),
         _number(cell.nfe_backward, "d"),
-        _number(cell.accepted_steps, "d") + rejected,
+        _number(cell.num_accepted_steps, "d") + rejected,
         _number(cell.reconstruction_error, ".2g"),
         "" if cell.temporary_bytes is None else bytes_text(cell.temporary_bytes),
         "" if cell.seconds is None else seconds_text(cell.seconds),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .cell import Measurement, Reference
+from .measurement import Measurement, Reference
 
 
 def verdict(cells: Sequence[Measurement], reference: Reference) -> str:

@@ -16,7 +16,7 @@ that bound tight. To store every step, and pay for those taken only, pass
 `backsolve` (`Backsolve`) solves a second ODE backwards for the gradient. Memory does
 not depend on the number of steps. The gradient is that of the exact solution, known up
 to the tolerance of two solves, and only as long as the field can be solved backwards
-at all: see `BackwardStats.reconstruction_error`.
+at all: see `SolveCounts.reconstruction_error`.
 """
 
 from typing import Literal, TypeAlias
@@ -24,11 +24,7 @@ from typing import Literal, TypeAlias
 import diffrax
 import equinox as eqx
 import jax
-import optimistix as optx
-from jaxtyping import Array, ArrayLike, Float, PyTree
-
-from .._steps.runge_kutta import unrolled
-from .integrate import Method
+from jaxtyping import Array, ArrayLike, PyTree
 
 
 _CHECKPOINT_BYTES = 2**22
@@ -137,53 +133,3 @@ def with_checkpoints(
     if max_steps < (most + 1) * (most + 2) // 2:
         return adjoint
     return diffrax.RecursiveCheckpointAdjoint(checkpoints=most)
-
-
-def _seminorm(augmented: PyTree) -> Float[Array, ""]:
-    y, a, *_ = augmented
-    return optx.rms_norm((y, a))
-
-
-def backward_method(settings: Backsolve, forward: Method, unroll: bool) -> Method:
-    """The forward method, with what `settings` changes.
-
-    Raises:
-        ValueError: where these do not go together.
-    """
-    solver = forward.solver
-    if settings.solver is not None:
-        solver = unrolled(settings.solver) if unroll else settings.solver
-    controller = settings.controller or forward.controller
-    # The bound on fixed steps holds backwards too; an adaptive solve's first step not.
-    dt0 = forward.dt0 if forward.controller is None else None
-    dt0 = settings.dt0 if settings.dt0 is not None else dt0
-    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        if settings.controller is not None or dt0 is None:
-            raise ValueError(
-                f"Backsolve got {type(solver).__name__}, which has no error estimate "
-                "to control its steps by; pass dt0=... and no controller for equal "
-                "steps, or a solver such as diffrax.Dopri5()."
-            )
-        controller = None
-    wants_tolerance = settings.rtol is not None or settings.atol is not None
-    if isinstance(controller, diffrax.PIDController):
-        for name in ("rtol", "atol"):
-            value = getattr(settings, name)
-            if value is not None:
-                controller = eqx.tree_at(
-                    lambda c, n=name: getattr(c, n), controller, value
-                )
-        if settings.seminorm:
-            controller = eqx.tree_at(lambda c: c.norm, controller, _seminorm)
-    elif wants_tolerance or settings.seminorm:
-        raise ValueError(
-            "Backsolve got rtol, atol or seminorm for steps that no "
-            "diffrax.PIDController chooses; pass an adaptive solver and "
-            "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
-        )
-    return Method(
-        solver=solver,
-        controller=controller,
-        dt0=dt0,
-        max_steps=settings.max_steps or forward.max_steps,
-    )

@@ -14,6 +14,7 @@ where the forward solve ended, no reconstruction error (diffrax issues 110, 118,
 Should Diffrax return these, this module can go; the tests hold the two to be equal.
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -23,15 +24,11 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from .adjoints import Backsolve, backward_method
-from .failures import raise_if_failed
-from .integrate import Integral, integrate, Method
-from .stats import backward_stats, BackwardStats, SolveStats
-
-
-# In a forward solve that is not differentiated by Diffrax, this adjoint means a plain
-# `lax.while_loop`, and it is used for nothing else.
-_PLAIN_LOOP = diffrax.ForwardMode()
+from .adjoints import Backsolve
+from .failures import counts_of, raise_if_failed
+from .integrate import Integral, integrate
+from .settings import backward_settings, SolveSettings
+from .stats import SolveCounts
 
 
 def _relative_error(y: PyTree, y_true: PyTree) -> Float[Array, ""]:
@@ -50,7 +47,7 @@ class _Problem(eqx.Module):
     field: Any
     args: PyTree
     captured: PyTree[Array]
-    probe: BackwardStats
+    probe: SolveCounts
 
 
 class _Augmented(eqx.Module):
@@ -67,11 +64,13 @@ class _Augmented(eqx.Module):
     def __call__(self, t: Any, state: PyTree, parameters: PyTree) -> PyTree:
         y, a, g = state
 
-        def primal(y, parameters):
+        def f(y, parameters):
             field, args = eqx.combine(parameters, self.rest)
             return field(t, y, args)
 
-        y_dot, vjp = jax.vjp(primal, y, parameters)
+        # eq. 3: dy/dt = f. One vector-Jacobian product gives both other parts,
+        # eq. 4: da/dt = -(df/dy)^T a, and the integrand of eq. 5: -(df/dp)^T a.
+        y_dot, vjp = jax.vjp(f, y, parameters)
         a_dot, g_dot = jax.tree.map(jnp.negative, vjp(a))
         # Diffrax holds no state in less precision than the time's, parameters may be.
         g_dot = jax.tree.map(lambda d, g: d.astype(g.dtype), g_dot, g)
@@ -90,9 +89,8 @@ CAPTURED_MESSAGE = (
 def backsolve(
     problem: _Problem,
     ts: Float[Array, " time"],
-    forward: Method,
-    backward: Method,
-    throw: bool,
+    forward: SolveSettings,
+    backward: SolveSettings,
 ) -> Integral:
     """`integrate`, differentiated by the continuous adjoint.
 
@@ -101,16 +99,65 @@ def backsolve(
     Where `backward.dt0` is `None`, the backward solve of each interval starts with the
     step that the solve before it ended with, the forward solve in the first place.
     """
-    del backward, throw
-    return integrate(problem.field, problem.y0, problem.args, ts, forward, _PLAIN_LOOP)
+    del backward
+    return integrate(problem.field, problem.y0, problem.args, ts, forward)
 
 
 @backsolve.def_fwd
-def _backsolve_fwd(perturbed, problem, ts, forward, backward, throw):
+def _backsolve_fwd(perturbed, problem, ts, forward, backward):
     if any(jax.tree.leaves(perturbed.captured)):
         raise ValueError(CAPTURED_MESSAGE)
-    out = backsolve(problem, ts, forward, backward, throw)
+    out = backsolve(problem, ts, forward, backward)
     return out, (out.ys, out.stats)
+
+
+@backsolve.def_bwd
+def _backsolve_bwd(residuals, out_bar, perturbed, problem, ts, forward, backward):
+    del forward
+    ys, forward_stats = residuals
+
+    # What comes in: dL/dy at every read-out time, zero where there is none.
+    ys_bar = jax.tree.map(
+        lambda y, y_bar: jnp.zeros_like(y) if y_bar is None else y_bar, ys, out_bar.ys
+    )
+    parameters, rest = eqx.partition(
+        (problem.field, problem.args), (perturbed.field, perturbed.args)
+    )
+
+    # The start: a(t1) = dL/dy(t1) is added by the first interval, g(t1) = 0 (eq. 5).
+    a = jax.tree.map(jnp.zeros_like, problem.y0)
+    with jax.numpy_dtype_promotion("standard"):
+        g = jax.tree.map(
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, ts.dtype)),
+            parameters,
+        )
+    carry = (a, g, forward_stats.last_step, SolveCounts.of(num_solves=1))
+
+    # Interval by interval from t1 to t0; one alone needs no loop to be compiled.
+    one_interval = lambda carry, interval: (
+        _backward_interval(carry, interval, _Augmented(rest), parameters, backward),
+        None,
+    )
+    intervals = _intervals(ts, problem.y0, ys, ys_bar)
+    if ts.shape[0] == 2:
+        only = jax.tree.map(lambda rows: rows[0], intervals)
+        carry, _ = one_interval(carry, only)
+    else:
+        carry, _ = jax.lax.scan(one_interval, carry, intervals, reverse=True)
+    a, g, _, counts = carry
+
+    # What goes out: dL/dy(t0) = a(t0) and dL/dp = g(t0). A gradient from half a solve
+    # looks like any other; a NaN does not.
+    failed = (counts.num_failures > 0) | ~forward_stats.success
+    a, g = jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), (a, g))
+    field_bar, args_bar = jax.tree.map(lambda g, p: g.astype(p.dtype), g, parameters)
+    return _Problem(
+        y0=a,
+        field=field_bar,
+        args=args_bar,
+        captured=jax.tree.map(lambda _: None, problem.captured),
+        probe=counts,
+    )
 
 
 def _intervals(ts: Array, y0: PyTree, ys: PyTree, ys_bar: PyTree) -> PyTree:
@@ -119,117 +166,66 @@ def _intervals(ts: Array, y0: PyTree, ys: PyTree, ys_bar: PyTree) -> PyTree:
     return ts[1:], ts[:-1], ys, starts, ys_bar
 
 
-def _interval_stats(stats: SolveStats) -> BackwardStats:
-    return backward_stats(
-        nfe=jnp.nan if stats.nfe is None else stats.nfe,
-        num_steps=stats.num_steps,
-        num_rejected_steps=stats.num_rejected_steps,
-        num_failures=~stats.success,
-    )
+def _backward_interval(
+    carry: PyTree,
+    interval: PyTree,
+    augmented: _Augmented,
+    parameters: PyTree,
+    settings: SolveSettings,
+) -> PyTree:
+    """Carries `a`, `g`, the step length and the counts from an interval's end back."""
+    a, g, step, counts = carry
+    t_end, t_start, y_end, y_start, y_bar = interval
 
+    # A read-out time adds its cotangent: the jump of `a` there (appendix C).
+    a = jax.tree.map(jnp.add, a, y_bar)
 
-@backsolve.def_bwd
-def _backsolve_bwd(
-    residuals,
-    out_bar,
-    perturbed,
-    problem,
-    ts,
-    forward,
-    backward,
-    throw,
-):
-    del forward
-    ys, forward_stats = residuals
-    ys_bar = jax.tree.map(
-        lambda y, y_bar: jnp.zeros_like(y) if y_bar is None else y_bar, ys, out_bar.ys
-    )
-    parameters, rest = eqx.partition(
-        (problem.field, problem.args), (perturbed.field, perturbed.args)
-    )
+    # Eqs. 3 to 5 as one ODE, backwards in time, started where the last solve ended.
+    if settings.dt0 is None:
+        settings = settings.replace(dt0=step)
+    ends = jnp.stack([t_end, t_start])
+    solve = integrate(augmented, (y_end, a, g), parameters, ends, settings)
+    rows = solve.ys
+    if settings.throw:
+        which = "The backward solve (adjoint)"
+        rows = raise_if_failed(rows, solve, which, settings.max_steps)
+    y, a, g = jax.tree.map(lambda row: row[0], rows)
 
-    def one_interval(carry, interval):
-        a, g, step, stats = carry
-        t_end, t_start, y_end, y_start, y_bar = interval
-        a = jax.tree.map(jnp.add, a, y_bar)
-        dt0 = step if backward.dt0 is None else backward.dt0
-        method = Method(backward.solver, backward.controller, dt0, backward.max_steps)
-        solve = integrate(
-            _Augmented(rest),
-            (y_end, a, g),
-            parameters,
-            jnp.stack([t_end, t_start]),
-            method,
-            _PLAIN_LOOP,
-        )
-        rows = solve.ys
-        if throw:
-            rows = raise_if_failed(
-                rows, solve, "The backward solve (adjoint)", backward.max_steps
-            )
-        y, a, g = jax.tree.map(lambda row: row[0], rows)
-        worst = jnp.maximum(
-            stats.reconstruction_error, _relative_error(y, y_start).astype(jnp.float32)
-        )
-        stats = jax.tree.map(jnp.add, stats, _interval_stats(solve.stats))
-        stats = eqx.tree_at(lambda s: s.reconstruction_error, stats, worst)
-        return (a, g, solve.stats.last_step, stats), None
-
-    a = jax.tree.map(jnp.zeros_like, problem.y0)
-    with jax.numpy_dtype_promotion("standard"):
-        g = jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, ts.dtype)),
-            parameters,
-        )
-    carry = (a, g, forward_stats.last_step, backward_stats(num_solves=1))
-    stacked = _intervals(ts, problem.y0, ys, ys_bar)
-    if ts.shape[0] == 2:
-        only = jax.tree.map(lambda rows: rows[0], stacked)
-        carry, _ = one_interval(carry, only)
-    else:
-        carry, _ = jax.lax.scan(one_interval, carry, stacked, reverse=True)
-    a, g, _, stats = carry
-    # A gradient from half a solve looks like any other; a NaN does not.
-    failed = (stats.num_failures > 0) | ~forward_stats.success
-    a, g = jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), (a, g))
-    field_bar, args_bar = jax.tree.map(lambda g, p: g.astype(p.dtype), g, parameters)
-    return _Problem(
-        y0=a,
-        field=field_bar,
-        args=args_bar,
-        captured=jax.tree.map(lambda _: None, problem.captured),
-        probe=stats,
+    # The counts, and how far from the known state the way back has led.
+    worst = jnp.maximum(
+        counts.reconstruction_error, _relative_error(y, y_start).astype(jnp.float32)
     )
+    own = dataclasses.replace(counts_of(solve), num_solves=jnp.zeros((), jnp.float32))
+    counts = jax.tree.map(jnp.add, counts, own)
+    counts = dataclasses.replace(counts, reconstruction_error=worst)
+    return a, g, solve.stats.last_step, counts
 
 
 def solve_by_backsolve(
     field: Any,
-    captured: PyTree[Array],
     y0: PyTree[Array],
     args: PyTree,
     ts: Float[Array, " time"],
-    forward: Method,
-    settings: Backsolve,
-    *,
-    unroll: bool,
-    probe: BackwardStats | None,
-    throw: bool,
+    settings: SolveSettings,
+    captured: PyTree[Array],
+    probe: SolveCounts | None,
 ) -> Integral:
     """`integrate` with the continuous adjoint.
 
     Args:
         field: Vector field.
-        captured: Arrays that the field closes over.
         y0: State at `ts[0]`.
         args: Passed to the field.
         ts: Times, not differentiated.
-        forward: Method of the forward solve.
-        settings: What the backward solve does differently.
-        unroll: Whether a solver named in `settings` is written out.
+        settings: As `SolveSettings.for_times` returns them; the adjoint a `Backsolve`.
+        captured: Arrays that the field closes over.
         probe: Receives the backward counts as its cotangent.
-        throw: Whether a failed backward solve raises; its gradient is NaN otherwise.
     """
-    probe = BackwardStats.probe() if probe is None else probe
+    assert isinstance(settings.adjoint, Backsolve)
+    # Neither solve is differentiated by Diffrax: there this adjoint means a plain
+    # `lax.while_loop`.
+    forward = settings.replace(adjoint=diffrax.ForwardMode())
+    backward = backward_settings(settings.adjoint, forward)
+    probe = SolveCounts.zeros() if probe is None else probe
     problem = _Problem(y0, field, args, captured, probe)
-    backward = backward_method(settings, forward, unroll)
-    return backsolve(problem, ts, forward, backward, throw)
+    return backsolve(problem, ts, forward, backward)

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .integrate import Integral
-from .stats import forward_counts, ForwardCounts
+from .stats import SolveCounts
 
 
 class SolveError(RuntimeError):
@@ -56,11 +56,15 @@ def _code(solve: Integral) -> Array:
     return jnp.where(solve.stats.success, _FINE, code)
 
 
-def count_forward(solve: Integral) -> ForwardCounts:
+def counts_of(solve: Integral) -> SolveCounts:
     """What a solve did and how it ended, as numbers that can be summed."""
-    code = _code(solve)
-    return forward_counts(
-        solve.stats,
+    code, stats = _code(solve), solve.stats
+    return SolveCounts.of(
+        nfe=jnp.nan if stats.nfe is None else stats.nfe,
+        num_steps=stats.num_steps,
+        num_accepted_steps=stats.num_accepted_steps,
+        num_rejected_steps=stats.num_rejected_steps,
+        num_solves=1,
         num_max_steps=code == _MAX_STEPS,
         num_non_finite=code == _NON_FINITE,
         num_underflow=code == _UNDERFLOW,

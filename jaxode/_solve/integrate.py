@@ -6,29 +6,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._steps.controller import InitialStep, Watch, Watched
 from .._steps.equal_steps import EqualSteps
 from .._steps.runge_kutta import Unrolled
-from .stats import forward_calls, SolveStats
-
-
-class Method(eqx.Module):
-    """How an ODE is solved: everything but the problem itself.
-
-    Attributes:
-        solver: Any Diffrax ODE solver.
-        controller: Adaptive controller, or `None` for equal steps of at most `dt0`.
-        dt0: First step of an adaptive solve (`None`: Hairer's rule), or the bound on
-            equal steps. > 0 in both directions of time.
-        max_steps: Steps tried at most.
-    """
-
-    solver: diffrax.AbstractSolver
-    controller: diffrax.AbstractAdaptiveStepSizeController | None
-    dt0: ArrayLike | None
-    max_steps: int | None = eqx.field(static=True)
+from .diffrax_calls import forward_calls
+from .settings import SolveSettings
+from .stats import SolveStats
 
 
 class Integral(eqx.Module):
@@ -51,12 +36,12 @@ class Integral(eqx.Module):
 
 
 def _controller(
-    method: Method, ts: Float[Array, " time"], f0: PyTree
+    settings: SolveSettings, ts: Float[Array, " time"], f0: PyTree
 ) -> diffrax.AbstractStepSizeController:
-    if method.controller is None:
-        assert method.dt0 is not None
-        return EqualSteps(method.dt0, ts)
-    return Watched(InitialStep(method.controller, method.dt0, f0))
+    if settings.controller is None:
+        assert settings.dt0 is not None
+        return EqualSteps(settings.dt0, ts)
+    return Watched(InitialStep(settings.controller, settings.dt0, f0))
 
 
 def _fill_unreached(
@@ -78,19 +63,19 @@ def _fill_unreached(
 
 
 def _start(
-    term: diffrax.ODETerm, method: Method, t0: Any, y0: PyTree, args: PyTree
+    term: diffrax.ODETerm, settings: SolveSettings, t0: Any, y0: PyTree, args: PyTree
 ) -> tuple[PyTree, PyTree]:
     """The field at the start, for Hairer's rule and for the solver, where both need it.
 
     Diffrax would have each evaluate it for itself.
     """
-    solver: Any = method.solver
+    solver: Any = settings.solver
     shared = (
         # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
         issubclass(type(solver), Unrolled)
         and solver.tableau.fsal
-        and method.controller is not None
-        and method.dt0 is None
+        and settings.controller is not None
+        and settings.dt0 is None
     )
     if not shared:
         return None, None
@@ -103,8 +88,7 @@ def integrate(
     y0: PyTree[Array],
     args: PyTree,
     ts: Float[Array, " time"],
-    method: Method,
-    adjoint: diffrax.AbstractAdjoint,
+    settings: SolveSettings,
 ) -> Integral:
     """Solves `dy/dt = field(t, y, args)` and reads the state at `ts[1:]`.
 
@@ -113,21 +97,22 @@ def integrate(
         y0: State at `ts[0]`.
         args: Passed to the field.
         ts: At least two times, increasing or decreasing, not differentiated.
-        method: Solver, step size control and bound on the steps.
-        adjoint: Diffrax's loop, which decides how the solve is differentiated.
+        settings: As `SolveSettings.for_times` returns them, with an adjoint of
+            Diffrax's, whose loop decides how the solve is differentiated.
 
     Returns:
         The solve's outcome; this function never raises on a failed solve.
     """
     term = diffrax.ODETerm(field)
-    passes_state = not isinstance(adjoint, diffrax.BacksolveAdjoint)
+    passes_state = not isinstance(settings.adjoint, diffrax.BacksolveAdjoint)
     f0, solver_state = (
-        _start(term, method, ts[0], y0, args) if passes_state else (None, None)
+        _start(term, settings, ts[0], y0, args) if passes_state else (None, None)
     )
+    assert isinstance(settings.adjoint, diffrax.AbstractAdjoint)
     between = ts[1:-1] if ts.shape[0] > 2 else None
     solution = diffrax.diffeqsolve(
         term,
-        method.solver,
+        settings.solver,
         t0=ts[0],
         t1=ts[-1],
         dt0=None,
@@ -135,9 +120,9 @@ def integrate(
         args=args,
         # The end is saved with `t1=True`, which is the state itself and no interpolant.
         saveat=diffrax.SaveAt(ts=between, t1=True, controller_state=True),
-        stepsize_controller=_controller(method, ts, f0),
-        adjoint=adjoint,
-        max_steps=method.max_steps,
+        stepsize_controller=_controller(settings, ts, f0),
+        adjoint=settings.adjoint,
+        max_steps=settings.max_steps,
         throw=False,
         solver_state=solver_state,
     )
@@ -148,9 +133,9 @@ def integrate(
         for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
     )
     nfe = forward_calls(
-        method.solver, num_steps, watch.rejected_at_start, watch.after_jump
+        settings.solver, num_steps, watch.rejected_at_start, watch.after_jump
     )
-    if nfe is not None and method.controller is not None and method.dt0 is None:
+    if nfe is not None and settings.controller is not None and settings.dt0 is None:
         nfe = nfe + (1 if f0 is not None else 2)
     stats = SolveStats(
         nfe=nfe,

@@ -8,28 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._steps.runge_kutta import unrolled
-from .adjoints import Adjoint, Backsolve, resolve_adjoint, with_checkpoints
-from .arguments import (
-    check_initial_step,
-    check_kinds,
-    check_state,
-    check_step_control,
-    check_times,
-    check_tolerance,
-)
+from .adjoints import Adjoint, Backsolve, with_checkpoints
+from .arguments import check_state, check_times
 from .backsolve import solve_by_backsolve
 from .closures import captured_arrays, VectorField
-from .failures import count_forward, raise_if_failed
-from .integrate import Integral, integrate, Method
-from .overrides import current_overrides, without_probes
-from .stats import (
-    add_to_probe,
-    backward_stats,
-    BackwardStats,
-    Counted,
-    SolveStats,
-)
+from .failures import counts_of, raise_if_failed
+from .integrate import Integral, integrate
+from .probes import add_to_probe, Counted, in_force, InForce, without_probes
+from .settings import SolveSettings
+from .stats import SolveCounts, SolveStats
 from .time_gradient import reads_at, starts_at
 
 
@@ -56,7 +43,7 @@ def odeint(
     ts: Any,
     args: PyTree = None,
     *,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver = diffrax.Dopri5(),
     adjoint: Adjoint = "checkpoint",
     rtol: ArrayLike | None = 1e-3,
     atol: ArrayLike | None = 1e-6,
@@ -65,7 +52,6 @@ def odeint(
     throw: bool = True,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     unroll: bool = True,
-    probe: BackwardStats | None = None,
 ) -> Solution:
     """Solves dy/dt = field(t, y, args) from `ts[0]` and reads the state at all `ts`.
 
@@ -98,8 +84,6 @@ def odeint(
             `diffrax.PIDController` with these tolerances.
         unroll: Whether explicit Runge-Kutta solvers run with their stages
             written out (`jaxode.Unrolled`). Results are equal to rounding.
-        probe: Receives the counts of the backward pass as its gradient; see
-            `BackwardStats.probe` and `value_and_grad_with_stats`.
 
     Returns:
         A `Solution`.
@@ -114,105 +98,44 @@ def odeint(
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, eqs. 3 to 5 and
         appendices B and C, for the gradients.
     """
-    overrides = current_overrides()
-    settings = dict(
-        solver=solver,
-        adjoint=adjoint,
-        rtol=rtol,
-        atol=atol,
-        dt0=dt0,
-        max_steps=max_steps,
-        throw=throw,
-        controller=controller,
-        unroll=unroll,
-    )
+    settings = SolveSettings.among(locals())
+    given = in_force()
     with without_probes():
-        return _odeint(
-            field,
-            y0,
-            ts,
-            args,
-            probe=overrides.probe if probe is None else probe,
-            forward_probe=overrides.forward_probe,
-            **(settings | overrides.settings),
-        )
+        return _solve(field, y0, ts, args, settings, given)
 
 
-def _method(
-    solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractAdaptiveStepSizeController | None,
-    rtol: Any,
-    atol: Any,
-    dt0: ArrayLike | None,
-    max_steps: int | None,
-) -> Method:
-    if controller is None and rtol is not None:
-        assert atol is not None
-        controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    return Method(solver, controller, dt0, max_steps)
-
-
-def _odeint(
-    field,
-    y0,
-    ts,
-    args,
-    *,
-    solver,
-    adjoint,
-    rtol,
-    atol,
-    dt0,
-    max_steps,
-    throw,
-    controller,
-    unroll,
-    probe,
-    forward_probe,
+def _solve(
+    field: VectorField,
+    y0: PyTree,
+    ts: Any,
+    args: PyTree,
+    settings: SolveSettings,
+    given: InForce,
 ) -> Solution:
-    solver = diffrax.Dopri5() if solver is None else solver
+    # What is solved.
+    settings = settings.replace(**given.replacements)
     y0 = check_state(y0)
-    ts = check_times(ts, y0, throw)
-    check_kinds(solver, controller)
-    if controller is not None:
-        rtol, atol = controller.rtol, controller.atol
-    check_step_control(solver, rtol, atol, dt0, max_steps)
-    rtol = check_tolerance("rtol", rtol, ts.dtype, throw)
-    atol = check_tolerance("atol", atol, ts.dtype, throw)
-    if dt0 is not None:
-        dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, throw)
-    adjoint = resolve_adjoint(adjoint)
+    ts = check_times(ts, y0, settings.throw)
+    settings = settings.for_times(ts)
     field, captured = captured_arrays(field, ts[0], y0, args)
-    fast_solver = unrolled(solver) if unroll else solver
-    method = _method(fast_solver, controller, rtol, atol, dt0, max_steps)
 
-    # The times are constants to the solve. What they contribute to the gradient is
+    # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
     fixed_ts = jax.lax.stop_gradient(ts)
     y_start = starts_at(y0, ts[0], field, args)
-    if isinstance(adjoint, Backsolve):
-        solve = solve_by_backsolve(
-            field,
-            captured,
-            y_start,
-            args,
-            fixed_ts,
-            method,
-            adjoint,
-            unroll=unroll,
-            probe=probe,
-            throw=throw,
-        )
+    problem = (field, y_start, args, fixed_ts, settings)
+    if isinstance(settings.adjoint, Backsolve):
+        solve = solve_by_backsolve(*problem, captured, given.backward_probe)
     else:
-        solve = _solve_by_diffrax(
-            field, y_start, args, fixed_ts, method, adjoint, probe
-        )
+        solve = _solve_by_diffrax(*problem, given.backward_probe)
+
+    # What it reports.
     ys = solve.ys
-    if forward_probe is not None:
-        report = jax.lax.stop_gradient(count_forward(solve))
-        ys = add_to_probe(ys, forward_probe, report)
-    if throw:
-        ys = raise_if_failed(ys, solve, "The solve", max_steps)
+    if given.forward_probe is not None:
+        report = jax.lax.stop_gradient(counts_of(solve))
+        ys = add_to_probe(ys, given.forward_probe, report)
+    if settings.throw:
+        ys = raise_if_failed(ys, solve, "The solve", settings.max_steps)
     ys = reads_at(ys, ts[1:], field, args)
     ys = jax.tree.map(lambda y, rows: jnp.concatenate([y[None], rows]), y0, ys)
     return Solution(ts=ts, ys=ys, stats=solve.stats, result=solve.result)
@@ -223,13 +146,15 @@ def _solve_by_diffrax(
     y0: PyTree[Array],
     args: PyTree,
     ts: Float[Array, " time"],
-    method: Method,
-    adjoint: diffrax.AbstractAdjoint,
-    probe: BackwardStats | None,
+    settings: SolveSettings,
+    probe: SolveCounts | None,
 ) -> Integral:
-    adjoint = with_checkpoints(adjoint, y0, method.max_steps)
+    """`integrate`, differentiated by an adjoint of Diffrax's."""
+    assert isinstance(settings.adjoint, diffrax.AbstractAdjoint)
+    adjoint = with_checkpoints(settings.adjoint, y0, settings.max_steps)
+    settings = settings.replace(adjoint=adjoint)
     if probe is None:
-        return integrate(field, y0, args, ts, method, adjoint)
+        return integrate(field, y0, args, ts, settings)
     if isinstance(adjoint, diffrax.BacksolveAdjoint):
         raise ValueError(
             "diffrax.BacksolveAdjoint does not tell what its backward solve did; for "
@@ -237,12 +162,13 @@ def _solve_by_diffrax(
         )
     # Inside a root finder a field is differentiated in forward mode, which a field that
     # reports cannot be; and the finder calls it as often as it likes.
-    counts = not isinstance(method.solver, diffrax.AbstractImplicitSolver)
+    counts = not isinstance(settings.solver, diffrax.AbstractImplicitSolver)
     reporting = Counted(field, probe) if counts else field
-    solve = integrate(reporting, y0, args, ts, method, adjoint)
-    report = backward_stats(
+    solve = integrate(reporting, y0, args, ts, settings)
+    report = SolveCounts.of(
         nfe=0 if counts else jnp.nan,
         num_steps=solve.stats.num_steps,
+        num_accepted_steps=solve.stats.num_accepted_steps,
         num_rejected_steps=solve.stats.num_rejected_steps,
         num_solves=1,
     )

@@ -1,15 +1,14 @@
 """Vector fields f(t, y, args) that are trained."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 from jaxtyping import Array, Key, PyTree
 
-from .._solve.closures import VectorField
 from . import kernels
 from .layers import batch_first, batch_last, Conv, is_fast, Norm
 from .shapes import MergedState, State
+from .solve_form import SolveForm
 
 
 Activation: TypeAlias = Literal["relu", "softplus", "tanh"]
@@ -79,7 +78,7 @@ class ConvField(eqx.Module):
     def __call__(self, t: Any, y: State, args: PyTree) -> State:
         """The field at state `y`; `t` and `args` are not looked at."""
         if self.is_fast:
-            form = solve_form(self, y)
+            form = self.solve_form(y)
             return form.unpack(form.field(t, form.pack(y), args))
         return kernels.conv_field_plain(
             y,
@@ -90,6 +89,24 @@ class ConvField(eqx.Module):
             groups=self.groups,
             activation=self.activation,
         )
+
+    def solve_form(self, y0: State) -> SolveForm:
+        """How to integrate the field from `y0`: batch-last, where it gains by that.
+
+        A solve packs once at its start and unpacks once at its end, instead of
+        transposing in every call of the field.
+        """
+        if not self.is_fast:
+            return SolveForm(self, lambda y: y, lambda y: y)
+        batch, channels, height, width = y0.shape
+
+        def pack(y):
+            return batch_last(y).reshape(channels, height, width * batch)
+
+        def unpack(rows):
+            return batch_first(rows.reshape(channels, height, width, batch))
+
+        return SolveForm(MergedField(self, batch), pack, unpack)
 
 
 class MergedField(eqx.Module):
@@ -120,40 +137,6 @@ class MergedField(eqx.Module):
         return out.reshape(y.shape)
 
 
-class SolveForm(NamedTuple):
-    """A field and a state as they are best integrated, and how to get there and back.
-
-    Attributes:
-        field: The field on the packed state. Its arrays are those of the given field,
-            so gradients reach them.
-        pack: Turns a state into a packed one.
-        unpack: The inverse of `pack`.
-    """
-
-    field: VectorField
-    pack: Callable[[PyTree], PyTree]
-    unpack: Callable[[PyTree], PyTree]
-
-
-def solve_form(field: VectorField, y0: PyTree) -> SolveForm:
-    """How to integrate `field` from `y0`: as rows if it is a `ConvField` that gains.
-
-    A solve packs once at its start and unpacks once at its end, instead of transposing
-    in every call of the field.
-    """
-    if not (isinstance(field, ConvField) and field.is_fast):
-        return SolveForm(field, _same, _same)
-    batch, channels, height, width = y0.shape
-
-    def pack(y):
-        return batch_last(y).reshape(channels, height, width * batch)
-
-    def unpack(rows):
-        return batch_first(rows.reshape(channels, height, width, batch))
-
-    return SolveForm(MergedField(field, batch), pack, unpack)
-
-
 def group_count(channels: int) -> int:
     """Groups of the field's normalisation, `min(32, channels)`.
 
@@ -166,7 +149,3 @@ def group_count(channels: int) -> int:
             "equal size; pass a number from 1 to 32 or a multiple of 32, such as 64."
         )
     return min(32, channels)
-
-
-def _same(y: PyTree) -> PyTree:
-    return y

@@ -57,24 +57,26 @@ class Stem(eqx.Module):
     Attributes:
         conv: From 1 to `channels` channels.
         norm: Normalises each channel of each image on its own.
-        plain: As in `ConvField`.
     """
 
     conv: Conv
     norm: Norm
-    plain: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, *, key: Key[Array, ""], plain: bool = False):
+    def __init__(self, channels: int, *, key: Key[Array, ""]):
         self.conv = Conv(1, channels, key=key)
         self.norm = Norm(channels)
-        self.plain = plain
 
-    def __call__(self, images: Images) -> State:
-        """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`."""
+    def __call__(self, images: Images, *, plain: bool = False) -> State:
+        """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`.
+
+        Args:
+            images: As the model takes them.
+            plain: As in `ConvField`.
+        """
         x = prepare_images(images, self.conv.weight.dtype)
         channels = self.conv.bias.shape[0]
         arrays = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
-        if is_fast(channels, self.plain):
+        if is_fast(channels, plain):
             return batch_first(kernels.stem(x, *arrays, groups=channels))
         return kernels.stem_plain(x, *arrays, groups=channels)
 
@@ -85,21 +87,23 @@ class Head(eqx.Module):
     Attributes:
         weight: Its columns run over channel, row and column of the pooled state.
         bias: One number for each class.
-        plain: As in `ConvField`.
     """
 
     weight: Float[Array, "class feature"]
     bias: Float[Array, " class"]
-    plain: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, *, key: Key[Array, ""], plain: bool = False):
+    def __init__(self, channels: int, *, key: Key[Array, ""]):
         features = channels * _POOLED_SIZE**2
         self.weight, self.bias = uniform_pair((CLASSES, features), features, key)
-        self.plain = plain
 
-    def __call__(self, y: State) -> Logits:
-        """The logits of a state."""
-        if is_fast(y.shape[1], self.plain):
+    def __call__(self, y: State, *, plain: bool = False) -> Logits:
+        """The logits of a state.
+
+        Args:
+            y: The state.
+            plain: As in `ConvField`.
+        """
+        if is_fast(y.shape[1], plain):
             return kernels.pool_linear(batch_last(y), self.weight, self.bias)
         return kernels.pool_linear_plain(y, self.weight, self.bias)
 

@@ -2,13 +2,11 @@
 
 from typing import Any, TypeVar
 
-import diffrax
 import equinox as eqx
 import jax
 from jaxtyping import Array, Key
 
-from .._solve.adjoints import Adjoint
-from .._solve.stats import BackwardStats, SolveStats
+from .._solve.stats import SolveStats
 from .block import ODEBlock
 from .field import ConvField
 from .layers import Head, Stem
@@ -21,8 +19,9 @@ _Net = TypeVar("_Net", bound="ODENet")
 class ODENet(eqx.Module):
     """The first post's MNIST classifier: stem, ODE block on times 0 to 1, head.
 
-    With 6 channels it has 10,564 parameters. Weights start from PyTorch's default
-    distributions. See `ODEBlock` for what a batch being ONE ODE means.
+    The post is "A Simple Introduction to Neural ODEs". With 6 channels the network has
+    10,564 parameters. Weights start from PyTorch's default distributions. See
+    `ODEBlock` for what a batch being ONE ODE means.
 
     Attributes:
         stem: Images to y(0).
@@ -39,15 +38,10 @@ class ODENet(eqx.Module):
         channels: int = 6,
         *,
         key: Key[Array, ""],
-        solver: diffrax.AbstractSolver | None = None,
-        adjoint: Adjoint = "checkpoint",
-        rtol: float | None = 0.1,
-        atol: float | None = 0.1,
-        dt0: float | None = None,
-        max_steps: int | None = 64,
-        per_sample: bool = False,
         activation: str = "relu",
         plain: bool = False,
+        per_sample: bool = False,
+        **settings: Any,
     ):
         """Draws the weights.
 
@@ -55,57 +49,51 @@ class ODENet(eqx.Module):
             channels: Channels of the state, at most 32 or a multiple of 32. The post
                 suggests 2 for weak machines.
             key: Randomness of the weights.
-            solver: As in `ODEBlock`, and so are the next six. The defaults of the
-                tolerances are the post's.
-            adjoint: How gradients are taken.
-            rtol: Relative tolerance, or `None` for fixed steps.
-            atol: Absolute tolerance.
-            dt0: First step, or the length of fixed steps.
-            max_steps: Steps tried at most. Finer tolerances need more.
-            per_sample: Whether each image is an ODE of its own.
             activation: As in `ConvField`.
             plain: Whether to compute everything in the plainest way, the solver's loop
                 over stages included. For comparison; the logits are equal to rounding.
+            per_sample: Whether each image is an ODE of its own.
+            **settings: As in `ODEBlock`. By default the tolerances are the post's,
+                `rtol=0.1` and `atol=0.1`, with `max_steps=64`; finer ones need more.
 
         Raises:
             ValueError: as `ConvField` and `ODEBlock` do.
         """
         stem_key, field_key, head_key = jax.random.split(key, 3)
         field = ConvField(channels, key=field_key, plain=plain, activation=activation)
-        self.block = ODEBlock(
-            field,
-            solver=solver,
-            adjoint=adjoint,
-            rtol=rtol,
-            atol=atol,
-            dt0=dt0,
-            max_steps=max_steps,
-            per_sample=per_sample,
-            unroll=not plain,
-        )
-        self.stem = Stem(channels, key=stem_key, plain=plain)
-        self.head = Head(channels, key=head_key, plain=plain)
+        usual = dict(rtol=0.1, atol=0.1, max_steps=64, unroll=not plain)
+        self.block = ODEBlock(field, per_sample=per_sample, **(usual | settings))
+        self.stem = Stem(channels, key=stem_key)
+        self.head = Head(channels, key=head_key)
 
-    def __call__(
-        self, images: Images, *, probe: BackwardStats | None = None
-    ) -> tuple[Logits, SolveStats]:
-        """Classifies a batch. Never raises on a failed solve: see `stats.success`.
+    def __call__(self, images: Images, *, key: Any = None) -> Logits:
+        """Classifies a batch. Never raises on a failed solve: see `with_stats`.
 
         Args:
             images: `(batch, 28, 28, 1)`; uint8, or floats already normalised to
                 [-1, 1].
-            probe: As in `odeint`.
+            key: Not used; `equinox.nn.Sequential` hands one to every layer.
 
         Returns:
-            Logits `(batch, 10)`, in the precision of the weights, and the statistics
-            of the solve.
+            Logits `(batch, 10)`, in the precision of the weights.
 
         Raises:
             TypeError: for images that are neither uint8 nor floating.
             ValueError: for images of another shape.
         """
-        y1, stats = self.block(self.stem(images), probe=probe)
-        return self.head(y1), stats
+        del key
+        return self.with_stats(images)[0]
+
+    def with_stats(self, images: Images) -> tuple[Logits, SolveStats]:
+        """The logits of a batch, and the statistics of its solve.
+
+        Args:
+            images: As when called, and so are the errors.
+        """
+        # Fields of one's own need not know the word.
+        plain = getattr(self.block.field, "plain", False)
+        solution = self.block.solve(self.stem(images, plain=plain))
+        return self.head(solution.ys[-1], plain=plain), solution.stats
 
     def with_solve(self: _Net, **settings: Any) -> _Net:
         """The same weights under other settings of the solve; nothing is copied.

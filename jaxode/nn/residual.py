@@ -1,4 +1,6 @@
-"""The ODE block's discrete twin: a classifier made of residual blocks."""
+"""The ODE block's discrete twin: a classifier made of tied residual steps."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -6,16 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from .._solve.stats import SolveStats
-from .field import ConvField, solve_form
+from .field import ConvField
 from .layers import Head, Stem
 from .shapes import Images, Logits, State
+from .solve_form import solve_form
 
 
 class ResidualNet(eqx.Module):
-    """The discrete twin: same stem and head, and `y <- y + step * field(y)` between.
+    """Tied residual steps: `ODENet` with `y <- y + step * field(y)` for its block.
 
-    Tied blocks share one field; their default step is 1 / num_blocks, which makes them
-    Euler's method on [0, 1]. Untied blocks have a field each and step 1, a residual
+    Tied steps share one field; their default length is 1 / num_blocks, which makes them
+    Euler's method on [0, 1]. Untied ones have a field each and length 1, a residual
     network as commonly written. With no blocks, stem and head are all there is.
 
     Attributes:
@@ -56,7 +59,7 @@ class ResidualNet(eqx.Module):
             tied: See the class.
             step: See the class.
             activation: As in `ConvField`.
-            plain: As in `ODENet`.
+            plain: As in `ODENet`; without blocks it has no effect.
 
         Raises:
             ValueError: for a negative number of blocks, and as `ConvField` does.
@@ -77,16 +80,23 @@ class ResidualNet(eqx.Module):
         else:
             keys = jax.random.split(field_key, num_blocks)
             self.field = eqx.filter_vmap(make_field)(keys)
-        self.stem = Stem(channels, key=stem_key, plain=plain)
-        self.head = Head(channels, key=head_key, plain=plain)
+        self.stem = Stem(channels, key=stem_key)
+        self.head = Head(channels, key=head_key)
         self.num_blocks = num_blocks
         default_step = 1 / max(num_blocks, 1) if tied else 1.0
         self.step = default_step if step is None else float(step)
         self.tied = tied
 
-    def __call__(self, images: Images) -> tuple[Logits, SolveStats]:
-        """Classifies a batch; arguments and results are those of `ODENet`."""
-        y1 = self._blocks(self.stem(images))
+    def __call__(self, images: Images, *, key: Any = None) -> Logits:
+        """Classifies a batch; arguments and result are those of `ODENet`."""
+        del key
+        return self.with_stats(images)[0]
+
+    def with_stats(self, images: Images) -> tuple[Logits, SolveStats]:
+        """Classifies a batch, and counts each step as one of an ODE solve."""
+        # Without blocks nothing says so, and the forms are equal to rounding.
+        plain = self.field is not None and self.field.plain
+        y1 = self._blocks(self.stem(images, plain=plain))
         count = jnp.asarray(self.num_blocks, jnp.int32)
         stats = SolveStats(
             nfe=count,
@@ -96,7 +106,7 @@ class ResidualNet(eqx.Module):
             last_step=jnp.asarray(self.step, y1.dtype),
             success=jnp.asarray(True),
         )
-        return self.head(y1), stats
+        return self.head(y1, plain=plain), stats
 
     def _blocks(self, y0: State) -> State:
         if self.field is None:

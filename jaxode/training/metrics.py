@@ -6,7 +6,7 @@ a short last batch as much as a full one.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from .._solve.stats import BackwardStats
+from .._solve.stats import SolveCounts
 
 
 class Metrics(eqx.Module):
@@ -29,11 +29,11 @@ class Metrics(eqx.Module):
         nfe_forward: Field calls of the forward solves; where each image has its own
             steps, the largest over the batch. 0 where a solver hides them.
         nfe_backward: Field calls of the backward solves, 0 for an evaluation.
-        rejected_steps: Steps rejected by the error control, forward and backward.
-        failed_solves: Solves, forward or backward, that did not reach the end time.
-        skipped_steps: Training steps whose update was not applied.
+        num_rejected_steps: Steps rejected by the error control, forward and backward.
+        num_failures: Solves, forward or backward, that did not reach the end time.
+        num_skipped: Training steps whose update was not applied.
         reconstruction_error_sum: Sum over batches of the distance between the initial
-            state and what the backward solve arrived at (`BackwardStats`).
+            state and what the backward solve arrived at (`SolveCounts`).
     """
 
     loss_sum: Float[Array, ""]
@@ -42,9 +42,9 @@ class Metrics(eqx.Module):
     batches: Int[Array, ""]
     nfe_forward: Int[Array, ""]
     nfe_backward: Int[Array, ""]
-    rejected_steps: Int[Array, ""]
-    failed_solves: Int[Array, ""]
-    skipped_steps: Int[Array, ""]
+    num_rejected_steps: Int[Array, ""]
+    num_failures: Int[Array, ""]
+    num_skipped: Int[Array, ""]
     reconstruction_error_sum: Float[Array, ""]
 
     @classmethod
@@ -79,25 +79,6 @@ class Metrics(eqx.Module):
         return self.correct.astype(dtype) / self.total.astype(dtype)
 
 
-class SolveOutcome(Protocol):
-    """What a classifier reports beside its logits; `SolveStats` is one."""
-
-    @property
-    def nfe(self) -> Int[Array, "..."] | None:
-        """Field calls of the forward solve."""
-        ...
-
-    @property
-    def num_rejected_steps(self) -> Int[Array, "..."]:
-        """Steps that the error control rejected."""
-        ...
-
-    @property
-    def success(self) -> Bool[Array, "..."]:
-        """Whether the solve reached the end time."""
-        ...
-
-
 def loss_and_metrics(
     model: PyTree,
     images: Num[Array, "batch height width 1"],
@@ -110,7 +91,9 @@ def loss_and_metrics(
     `argmax` over NaN is class 0, which would score every zero in a failed batch.
 
     Args:
-        model: Classifier, `model(images) -> (logits, stats)`.
+        model: Classifier, `model(images) -> logits`. If it has a method
+            `with_stats(images) -> (logits, SolveStats)`, as `jaxode.nn.ODENet` has,
+            this is called instead; if not, nothing is counted of its solves.
         images: One batch, as the model takes it.
         labels: Class of each image.
         mask: Images that count. The others take part in the batch-joint solve, but in
@@ -119,31 +102,48 @@ def loss_and_metrics(
     Returns:
         The mean over the images that count, in nats; and the sums behind it.
     """
-    logits, stats = model(images)
+    logits, counts, succeeded = _classify(model, images)
+
+    # The mean over the images that count.
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     loss_sum = jnp.sum(jnp.where(mask, losses, 0))
     total = jnp.sum(mask, dtype=jnp.int32)
+
+    # The sums behind it.
     is_correct = jnp.argmax(logits, axis=-1) == labels
-    is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & stats.success & mask
+    is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & succeeded & mask
     metrics = dataclasses.replace(
         Metrics.zeros(),
         loss_sum=loss_sum.astype(jnp.float32),
         correct=jnp.sum(is_correct, dtype=jnp.int32),
         total=total,
         batches=jnp.ones((), jnp.int32),
-        # One number for the batch; one for each image under per-image step control.
-        rejected_steps=jnp.sum(as_count(stats.num_rejected_steps)),
-        failed_solves=jnp.sum(as_count(~stats.success)),
+        **counts,
     )
-    if stats.nfe is not None:
-        metrics = dataclasses.replace(metrics, nfe_forward=jnp.max(as_count(stats.nfe)))
     return loss_sum / total.astype(loss_sum.dtype), metrics
 
 
+def _classify(
+    model: PyTree, images: Num[Array, "batch height width 1"]
+) -> tuple[Float[Array, "batch class"], dict[str, Any], Bool[Array, "*batch"]]:
+    """Logits, what `Metrics` counts of the solve, and whether it succeeded."""
+    if not hasattr(model, "with_stats"):
+        return model(images), {}, jnp.asarray(True)
+    logits, stats = model.with_stats(images)
+    # One number for the batch; one for each image under per-image step control.
+    counts = dict(
+        num_rejected_steps=jnp.sum(as_count(stats.num_rejected_steps)),
+        num_failures=jnp.sum(as_count(~stats.success)),
+    )
+    if stats.nfe is not None:
+        counts["nfe_forward"] = jnp.max(as_count(stats.nfe))
+    return logits, counts, stats.success
+
+
 def add_backward(
-    metrics: Metrics, backward: BackwardStats, is_applied: Bool[Array, ""]
+    metrics: Metrics, backward: SolveCounts, is_applied: Bool[Array, ""]
 ) -> Metrics:
     """Metrics of a training step: those of its batch, with the backward solve.
 
@@ -166,9 +166,10 @@ def add_backward(
         correct=keep(metrics.correct),
         total=keep(metrics.total),
         nfe_backward=as_count(backward.nfe),
-        rejected_steps=metrics.rejected_steps + as_count(backward.num_rejected_steps),
-        failed_solves=metrics.failed_solves + as_count(backward.num_failures),
-        skipped_steps=as_count(~is_applied),
+        num_rejected_steps=metrics.num_rejected_steps
+        + as_count(backward.num_rejected_steps),
+        num_failures=metrics.num_failures + as_count(backward.num_failures),
+        num_skipped=as_count(~is_applied),
         reconstruction_error_sum=keep(backward.reconstruction_error),
     )
 

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from .._solve.gradient import value_and_grad_with_stats
+from .._solve.probes import value_and_grad_with_stats
 from .batches import random_shift
 from .metrics import add_backward, loss_and_metrics, Metrics
 
@@ -28,7 +28,7 @@ class TrainState(eqx.Module):
     """What a training step takes and returns.
 
     Attributes:
-        model: The classifier, `model(images) -> (logits, stats)`.
+        model: The classifier, `model(images) -> logits`; see `loss_and_metrics`.
         opt_state: State of the optimiser over the model's inexact arrays.
         step: Steps tried so far, skipped ones included: the position in the data order.
         skipped_in_a_row: Updates skipped since the last one that was applied.
@@ -79,7 +79,7 @@ def train_step(
 
     The update is left out, with everything but the two counters as it was, if a solve
     failed, forward or backward, or if the loss, a gradient or an updated parameter is
-    not finite; `metrics.skipped_steps` is then 1.
+    not finite; `metrics.num_skipped` is then 1.
 
     Args:
         state: State before the step.
@@ -163,7 +163,7 @@ def evaluate(
     with the first images again. They take part in the solve and are not counted.
 
     Args:
-        model: Classifier, `model(images) -> (logits, stats)`.
+        model: Classifier, as for `loss_and_metrics`.
         images: All images to score.
         labels: Class of each image.
         batch_size: Images per solve. The metrics are those of any other size, except
@@ -202,7 +202,7 @@ def _step(
         updates, opt_state = optimiser.update(grads, state.opt_state, params)
     new_params = eqx.apply_updates(params, updates)
     is_applied = _all_finite((loss, grads, new_params))
-    is_applied &= (metrics.failed_solves == 0) & (backward.num_failures == 0)
+    is_applied &= (metrics.num_failures == 0) & (backward.num_failures == 0)
     params, opt_state = _where(
         is_applied, (new_params, opt_state), (params, state.opt_state)
     )

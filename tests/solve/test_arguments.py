@@ -1,5 +1,6 @@
 """Bad input: each message says what was passed, what is needed and what to type."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,9 +215,31 @@ def test_bad_backsolve_settings_are_refused(adjoint, settings, match):
 
 
 def test_statistics_of_diffrax_own_backsolve_are_refused():
-    probe = jaxode.BackwardStats.probe()
+    loss = lambda y0: odeint(y0=y0, adjoint=diffrax.BacksolveAdjoint()).ys.sum()
     with pytest.raises(ValueError, match="pass adjoint='backsolve' or jaxode.Backs"):
-        odeint(adjoint=diffrax.BacksolveAdjoint(), probe=probe)
+        jaxode.value_and_grad_with_stats(loss)(jnp.ones(2))
+
+
+def test_settings_have_the_defaults_of_odeint():
+    parameters = inspect.signature(jaxode.odeint).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert defaults == jaxode.SolveSettings().to_dict()
+
+
+def test_settings_are_hashable_and_equal_where_their_values_are():
+    first, second = (jaxode.SolveSettings(rtol=1e-4, controller=PID) for _ in range(2))
+    assert first == second and hash(first) == hash(second)
+    assert first != jaxode.SolveSettings(rtol=1e-5, controller=PID)
+
+
+def test_settings_that_contradict_each_other_are_refused_as_such():
+    with pytest.raises(ValueError, match="Euler has no error estimate.*rtol=None and"):
+        jaxode.SolveSettings(solver=EULER)
+
+
+def test_unknown_setting_is_refused_with_the_names_that_there_are():
+    with pytest.raises(ValueError, match="'rtoll'; choose from solver, adjoint, rtol"):
+        jaxode.SolveSettings().replace(rtoll=1e-3)
 
 
 @pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxode
-from jaxode._solve.overrides import current_overrides, Overrides, overriding
+from jaxode._solve.probes import in_force, InForce, overriding
 
 
 TS = jnp.array([0.0, 1.0])
@@ -25,7 +25,7 @@ def loss(rate: jax.Array) -> jax.Array:
 
 def test_settings_replace_those_of_the_caller():
     rate = jnp.array(2.0)
-    with overriding(Overrides(dict(rtol=1e-6, atol=1e-6))):
+    with overriding(replacements=dict(rtol=1e-6, atol=1e-6)):
         inside = solve(rate, rtol=1e-1)
     alone = solve(rate, rtol=1e-6, atol=1e-6)
     assert inside.stats.num_steps == alone.stats.num_steps
@@ -36,16 +36,16 @@ def test_settings_reach_a_function_that_was_compiled_before():
     jitted = jax.jit(lambda rate: solve(rate, rtol=1e-1).stats.num_steps)
     rate = jnp.array(2.0)
     coarse = jitted(rate)
-    with overriding(Overrides(dict(rtol=1e-6, atol=1e-6))):
+    with overriding(replacements=dict(rtol=1e-6, atol=1e-6)):
         fine = jitted(rate)
     assert fine > coarse == jitted(rate)
 
 
 def test_nothing_is_left_after_an_error():
     with pytest.raises(ZeroDivisionError):
-        with overriding(Overrides(dict(rtol=1.0))):
+        with overriding(replacements=dict(rtol=1.0)):
             raise ZeroDivisionError
-    assert current_overrides() == Overrides()
+    assert in_force() == InForce()
 
 
 def test_statistics_come_out_of_a_loss_that_was_compiled_before():
@@ -109,3 +109,58 @@ def test_auxiliary_output_is_returned_beside_the_loss():
     assert value == solve(jnp.array(1.0)).ys[-1]
     assert nfe == solve(jnp.array(1.0)).stats.nfe
     assert grad < 0 < stats.nfe
+
+
+def count_compilations(run) -> int:
+    """Programs that XLA is asked for while `run` runs."""
+    events = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.block_until_ready(run())
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(events)
+
+
+@pytest.mark.parametrize("adjoint", ["checkpoint", "backsolve"])
+def test_second_eager_call_compiles_nothing(adjoint):
+    def loss(rate):
+        return solve(rate, adjoint=adjoint, max_steps=32).ys[-1]
+
+    run = lambda rate: jaxode.value_and_grad_with_stats(loss)(jnp.array(rate))
+    assert count_compilations(lambda: run(1.5)) > 0
+    assert count_compilations(lambda: run(2.0)) == 0
+    _, grad, counts = run(2.0)
+    np.testing.assert_allclose(grad, -np.exp(-2.0), rtol=1e-2)
+    assert counts.num_solves == 1 and counts.nfe > 0
+
+
+def test_eager_calls_with_a_compiled_function_inside_do_not_share_its_trace():
+    """One of the labels is used again by each call that finds it clean."""
+    jitted = jax.jit(loss)
+    rate = jnp.array(2.0)
+    both = lambda rate: loss(rate) + jitted(rate)
+    for function, solves in ((loss, 1), (jitted, 1), (loss, 1), (both, 2), (jitted, 1)):
+        _, grad, counts = jaxode.value_and_grad_with_stats(function)(rate)
+        assert counts.num_solves == solves and counts.nfe > 0
+        np.testing.assert_allclose(grad, -solves * np.exp(-2.0), rtol=1e-3)
+
+
+def test_gradient_inside_a_loss_has_a_probe_of_its_own():
+    jitted = jax.jit(loss)
+
+    def outer(rate):
+        _, grad, inner = jaxode.value_and_grad_with_stats(jitted)(rate)
+        return jitted(rate) + 0 * jax.lax.stop_gradient(grad), inner
+
+    for _ in range(2):
+        (_, inner), grad, counts = jaxode.value_and_grad_with_stats(outer)(
+            jnp.array(2.0)
+        )
+        assert inner.num_solves == counts.num_solves == 1
+        np.testing.assert_allclose(grad, -np.exp(-2.0), rtol=1e-3)

@@ -66,10 +66,11 @@ class Measurement:
         nfe_forward: Field calls of the forward solves; `None` where the solver hides
             them.
         nfe_backward: Vector-Jacobian products of the field.
-        accepted_steps: Forward steps kept.
-        rejected_steps: Forward steps thrown away.
-        backward_steps: Backward steps tried, or forward steps that were differentiated.
-        backward_rejected_steps: Those of them that were rejected.
+        num_accepted_steps: Forward steps kept.
+        num_rejected_steps: Forward steps thrown away.
+        num_steps_backward: Backward steps tried, or forward steps that were
+            differentiated.
+        num_rejected_steps_backward: Those of them that were rejected.
         reconstruction_error: Distance between the initial state and where the backward
             solve arrived, over the norm of the former; `None` for adjoints that
             reconstruct nothing.
@@ -96,10 +97,10 @@ class Measurement:
     consistency: float | None = None
     nfe_forward: int | None = None
     nfe_backward: int | None = None
-    accepted_steps: int | None = None
-    rejected_steps: int | None = None
-    backward_steps: int | None = None
-    backward_rejected_steps: int | None = None
+    num_accepted_steps: int | None = None
+    num_rejected_steps: int | None = None
+    num_steps_backward: int | None = None
+    num_rejected_steps_backward: int | None = None
     reconstruction_error: float | None = None
     temporary_bytes: int | None = None
     peak_bytes: int | None = None

@@ -1,0 +1,180 @@
+"""The settings of a solve: one object, from `odeint` down to the loop over its steps.
+
+A new setting is named in three places: the signature of `odeint`, which documents it, a
+field of `SolveSettings`, and wherever it is used.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._steps.runge_kutta import unrolled
+from .adjoints import Adjoint, Backsolve, resolve_adjoint
+from .arguments import (
+    check_initial_step,
+    check_kinds,
+    check_step_control,
+    check_tolerance,
+)
+
+
+class SolveSettings(eqx.Module):
+    """How an ODE is solved: everything but the problem itself.
+
+    Its fields are the keyword arguments of `odeint`, which says what each means, with
+    the same defaults. Settings without arrays are hashable, so that they can be part of
+    a compiled program.
+
+        settings = jaxode.SolveSettings(solver=diffrax.Tsit5(), rtol=1e-6, atol=1e-6)
+
+    Attributes:
+        solver: As in `odeint`, and so are the rest.
+        adjoint: How gradients are taken.
+        rtol: Relative tolerance, or `None` for fixed steps.
+        atol: Absolute tolerance, in units of the state.
+        dt0: First step, or the bound on fixed steps.
+        max_steps: Steps tried at most.
+        throw: Whether a failed solve raises.
+        controller: Adaptive controller, in place of one made from the tolerances.
+        unroll: Whether explicit Runge-Kutta solvers run with their stages written out.
+    """
+
+    solver: diffrax.AbstractSolver = diffrax.Dopri5()
+    adjoint: Adjoint = "checkpoint"
+    rtol: ArrayLike | None = 1e-3
+    atol: ArrayLike | None = 1e-6
+    dt0: ArrayLike | None = None
+    max_steps: int | None = eqx.field(static=True, default=4096)
+    throw: bool = eqx.field(static=True, default=True)
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None
+    unroll: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        resolve_adjoint(self.adjoint)  # for its errors: a name reads better in a repr
+        check_kinds(self.solver, self.controller)
+        source = self if self.controller is None else self.controller
+        check_step_control(
+            self.solver, source.rtol, source.atol, self.dt0, self.max_steps
+        )
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def among(cls, arguments: Mapping[str, Any]) -> "SolveSettings":
+        """Those of a function's arguments that are settings, all of which it has."""
+        return cls(**{name: arguments[name] for name in cls.names()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name to value, as keyword arguments of `odeint`."""
+        return {name: getattr(self, name) for name in self.names()}
+
+    def replace(self, **changes: Any) -> "SolveSettings":
+        """The same with other values in some fields.
+
+        Raises:
+            ValueError: for a name that is no setting, and whatever the checks raise.
+        """
+        check_names(changes, self.names())
+        return dataclasses.replace(self, **changes)
+
+    def for_times(self, ts: Float[Array, " time"]) -> "SolveSettings":
+        """The same as the loops take them, for a solve at the times `ts`.
+
+        The adjoint is an object, the solver written out if it is to be; there is a
+        controller unless steps are fixed; and `dt0` is positive in either direction.
+        """
+        controller = self.controller
+        if controller is None and self.rtol is not None:
+            rtol, atol = (
+                check_tolerance(name, getattr(self, name), ts.dtype, self.throw)
+                for name in ("rtol", "atol")
+            )
+            controller = diffrax.PIDController(rtol=rtol, atol=atol)
+        dt0 = self.dt0
+        if dt0 is not None:
+            dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, self.throw)
+        return dataclasses.replace(
+            self,
+            solver=unrolled(self.solver) if self.unroll else self.solver,
+            adjoint=resolve_adjoint(self.adjoint),
+            controller=controller,
+            dt0=dt0,
+        )
+
+
+def check_names(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raises `ValueError` for the first name that is none of the `known` ones."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Unknown setting {unknown[0]!r}; choose from {', '.join(known)}."
+        )
+
+
+def backward_settings(backsolve: Backsolve, forward: SolveSettings) -> SolveSettings:
+    """Settings of the backward solve: the forward ones, with what `backsolve` changes.
+
+    Args:
+        backsolve: What the caller wants to be different.
+        forward: As `SolveSettings.for_times` returns them.
+
+    Raises:
+        ValueError: where these do not go together.
+    """
+    solver = forward.solver
+    if backsolve.solver is not None:
+        solver = unrolled(backsolve.solver) if forward.unroll else backsolve.solver
+    # The bound on fixed steps holds backwards too; an adaptive solve's first step not.
+    dt0 = forward.dt0 if forward.controller is None else None
+    dt0 = backsolve.dt0 if backsolve.dt0 is not None else dt0
+    controller = backsolve.controller or forward.controller
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        if backsolve.controller is not None or dt0 is None:
+            raise ValueError(
+                f"Backsolve got {type(solver).__name__}, which has no error estimate "
+                "to control its steps by; pass dt0=... and no controller for equal "
+                "steps, or a solver such as diffrax.Dopri5()."
+            )
+        controller = None
+    return dataclasses.replace(
+        forward,
+        solver=solver,
+        # The tolerances are the controller's; without one, steps are fixed.
+        rtol=None if controller is None else forward.rtol,
+        controller=_with_tolerances(controller, backsolve),
+        dt0=dt0,
+        max_steps=backsolve.max_steps or forward.max_steps,
+    )
+
+
+def _with_tolerances(
+    controller: diffrax.AbstractAdaptiveStepSizeController | None, backsolve: Backsolve
+) -> diffrax.AbstractAdaptiveStepSizeController | None:
+    """`controller` with the tolerances and the norm that `backsolve` asks for."""
+    given = {name: getattr(backsolve, name) for name in ("rtol", "atol")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if backsolve.seminorm:
+        given["norm"] = _seminorm
+    if given and not isinstance(controller, diffrax.PIDController):
+        raise ValueError(
+            "Backsolve got rtol, atol or seminorm for steps that no "
+            "diffrax.PIDController chooses; pass an adaptive solver and "
+            "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
+        )
+    for name, value in given.items():
+        controller = eqx.tree_at(lambda c, n=name: getattr(c, n), controller, value)
+    return controller
+
+
+def _seminorm(augmented: PyTree) -> Float[Array, ""]:
+    y, a, *_ = augmented
+    return optx.rms_norm((y, a))
