@@ -14,6 +14,7 @@ def forward_calls(
     num_steps: Int[Array, ""],
     rejected_at_start: Int[Array, ""],
     after_jump: Int[Array, ""],
+    after_move: Int[Array, ""],
 ) -> Int[Array, ""] | None:
     """Field calls of a solve, `None` where they cannot be known from its steps.
 
@@ -23,6 +24,8 @@ def forward_calls(
         rejected_at_start: Steps rejected before the first was accepted.
         after_jump: Steps tried from a jump, where a first stage that was kept from the
             step before is not valid.
+        after_move: Other steps tried from where it is not, since their start has been
+            moved after a rejection.
     """
     if isinstance(solver, diffrax.HalfSolver):
         # A step is tried once in full and once in halves, the second of them from a
@@ -32,13 +35,15 @@ def forward_calls(
         explicit = Unrolled | diffrax.AbstractERK
         if isinstance(inner, explicit) and tableau.fsal:
             fresh = 1 + 2 * after_jump
-            if not isinstance(inner, Unrolled):
+            if isinstance(inner, Unrolled):
+                fresh = fresh + 2 * after_move
+            else:
                 # The half and the full step each start anew, as below.
                 fresh = fresh + 1 + 2 * rejected_at_start
             return fresh + 3 * (tableau.num_stages - 1) * num_steps
         if isinstance(inner, explicit | diffrax.Euler | RK4 | RK38):
             none = jnp.zeros_like(num_steps)
-            return forward_calls(inner, 3 * num_steps, none, none)
+            return forward_calls(inner, 3 * num_steps, none, none, none)
         return None
     if isinstance(solver, RK4 | RK38):
         return 4 * num_steps
@@ -48,7 +53,9 @@ def forward_calls(
         if not tableau.fsal:
             return stages * num_steps
         fresh = 1 + after_jump
-        if not isinstance(solver, Unrolled):
+        if isinstance(solver, Unrolled):
+            fresh = fresh + after_move
+        else:
             # Diffrax evaluates the first stage anew until a step has been accepted.
             fresh = fresh + rejected_at_start
         return fresh + (stages - 1) * num_steps

@@ -147,6 +147,10 @@ def _empty_record(problem: Problem) -> Record:
     return Record(num_rows, capacity, can_jump(settings.controller))
 
 
+def _is_wanted(x: Array, perturbed: bool) -> bool:
+    return perturbed and eqx.is_inexact_array(x)
+
+
 class Kept(NamedTuple):
     """What the way back knows of the forward solve.
 
@@ -201,14 +205,12 @@ def _pull_back(
     problem: Problem, perturbed: Problem, kept: Kept, ys_bar: PyTree[Array]
 ) -> dict[str, PyTree]:
     """The cotangents of what was perturbed, by the names in `Problem`."""
+    of_field = lambda p: (p.field, p.args)
+    arrays, static = eqx.partition(of_field(problem), eqx.is_array)
     parameters, rest = eqx.partition(
-        (problem.field, problem.args),
-        jax.tree.map(
-            lambda x, flag: flag and eqx.is_inexact_array(x),
-            eqx.filter((problem.field, problem.args), eqx.is_array),
-            (perturbed.field, perturbed.args),
-        ),
+        arrays, jax.tree.map(_is_wanted, arrays, of_field(perturbed))
     )
+    rest = eqx.combine(rest, static)
     steps = Steps(problem, parameters, rest)
     record, num_steps = kept.record, kept.num_steps
 
@@ -238,9 +240,8 @@ def _pull_back(
     jumps = jnp.sum(record.jumps[:-1] & (jnp.arange(record.capacity) < num_steps)) if (
         record.jumps is not None
     ) else jnp.zeros((), jnp.int32)
-    calls = forward_calls(
-        steps.setup.solver, num_steps, jnp.zeros((), jnp.int32), jumps
-    )
+    none = jnp.zeros((), jnp.int32)
+    calls = forward_calls(steps.setup.solver, num_steps, none, jumps, none)
     counts = SolveCounts.of(
         nfe=jnp.nan if calls is None else calls,
         num_steps=num_steps,

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._steps.controller import InitialStep, Watch, Watched
+from .._steps.controller import InitialStep, StepHistory
 from .._steps.equal_steps import EqualSteps
-from .._steps.runge_kutta import Unrolled
+from .._steps.runge_kutta import FirstStage, Unrolled
 from .diffrax_calls import forward_calls
 from .settings import SolveSettings
 from .stats import SolveStats
@@ -41,7 +41,7 @@ def _controller(
     if settings.controller is None:
         assert settings.dt0 is not None
         return EqualSteps(settings.dt0, ts)
-    return Watched(InitialStep(settings.controller, settings.dt0, f0))
+    return InitialStep(settings.controller, settings.dt0, f0)
 
 
 def _fill_unreached(
@@ -62,10 +62,14 @@ def _fill_unreached(
     return ts[last], jax.tree.map(leaf, ys)
 
 
-def _start(
-    term: diffrax.ODETerm, settings: SolveSettings, t0: Any, y0: PyTree, args: PyTree
-) -> tuple[PyTree, PyTree]:
-    """The field at the start, for Hairer's rule and for the solver, where both need it.
+def _first_stage(
+    term: diffrax.ODETerm,
+    settings: SolveSettings,
+    ts: Float[Array, " time"],
+    y0: PyTree,
+    args: PyTree,
+) -> FirstStage | None:
+    """The field at the start, where both Hairer's rule and the solver need it.
 
     Diffrax would have each evaluate it for itself.
     """
@@ -77,10 +81,11 @@ def _start(
         and settings.controller is not None
         and settings.dt0 is None
     )
-    if not shared:
-        return None, None
-    f0 = term.vf(t0, y0, args)
-    return jax.lax.stop_gradient(f0), f0
+    # Diffrax's own backsolve takes no state of a solver.
+    if not shared or isinstance(settings.adjoint, diffrax.BacksolveAdjoint):
+        return None
+    direction = jnp.where(ts[0] < ts[-1], 1, -1).astype(ts.dtype)
+    return FirstStage(direction * ts[0], term.vf(ts[0], y0, args))
 
 
 def integrate(
@@ -104,11 +109,11 @@ def integrate(
         The solve's outcome; this function never raises on a failed solve.
     """
     term = diffrax.ODETerm(field)
-    passes_state = not isinstance(settings.adjoint, diffrax.BacksolveAdjoint)
-    f0, solver_state = (
-        _start(term, settings, ts[0], y0, args) if passes_state else (None, None)
-    )
     assert isinstance(settings.adjoint, diffrax.AbstractAdjoint)
+
+    # The solve.
+    first_stage = _first_stage(term, settings, ts, y0, args)
+    f0 = None if first_stage is None else jax.lax.stop_gradient(first_stage.value)
     between = ts[1:-1] if ts.shape[0] > 2 else None
     solution = diffrax.diffeqsolve(
         term,
@@ -124,16 +129,22 @@ def integrate(
         adjoint=settings.adjoint,
         max_steps=settings.max_steps,
         throw=False,
-        solver_state=solver_state,
+        solver_state=first_stage,
     )
-    watch = jax.lax.stop_gradient(solution.controller_state)
-    assert isinstance(watch, Watch)
+
+    # What it took. Diffrax counts steps; the controller's history gives the rest.
+    history = jax.lax.stop_gradient(solution.controller_state)
+    assert isinstance(history, StepHistory)
     num_steps, accepted, rejected = (
         jnp.asarray(solution.stats[name], jnp.int32)
         for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
     )
     nfe = forward_calls(
-        settings.solver, num_steps, watch.rejected_at_start, watch.after_jump
+        settings.solver,
+        num_steps,
+        history.rejected_at_start,
+        history.after_jump,
+        history.after_move,
     )
     if nfe is not None and settings.controller is not None and settings.dt0 is None:
         nfe = nfe + (1 if f0 is not None else 2)
@@ -142,9 +153,11 @@ def integrate(
         num_steps=num_steps,
         num_accepted_steps=accepted,
         num_rejected_steps=rejected,
-        last_step=watch.last_step,
+        last_step=history.last_step,
         success=solution.result == diffrax.RESULTS.successful,
     )
+
+    # Where it got to.
     assert solution.ts is not None
     t_reached, ys = _fill_unreached(solution.ts, solution.ys)
     return Integral(
@@ -152,5 +165,5 @@ def integrate(
         stats=stats,
         result=solution.result,
         t_reached=jax.lax.stop_gradient(t_reached),
-        non_finite=watch.non_finite,
+        non_finite=history.non_finite,
     )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._steps.controller import any_non_finite, InitialStep
+from .._steps.controller import InitialStep, StepHistory
 from .._steps.equal_steps import EqualSteps
 from .._steps.lanes import any_lane, choose
 from .._steps.runge_kutta import Unrolled
@@ -79,15 +79,11 @@ class State(eqx.Module):
         t1: Where it is tried to end.
         y: The state at `t0`.
         solver: The solver's own state.
-        controller: The controller's.
+        controller: The controller's `StepHistory`.
         made_jump: Whether the field jumps at `t0`; `None` where it cannot.
         result: How it is going.
         num_steps: Steps tried.
         num_accepted: Steps kept.
-        rejected_at_start: Steps rejected before the first was kept.
-        after_jump: Steps tried from a jump.
-        last_step: Length of the last step kept.
-        non_finite: Whether the last step thrown away held a NaN or an infinity.
         next_read: Index of the first of `ts` that has not been read.
         ys: The state at `ts[1:-1]`; `None` if there are no such times.
         record: What is kept for the way back, if anything is.
@@ -97,15 +93,11 @@ class State(eqx.Module):
     t1: Float[Array, ""]
     y: PyTree[Array]
     solver: PyTree
-    controller: PyTree
+    controller: StepHistory
     made_jump: Bool[Array, ""] | None
     result: diffrax.RESULTS
     num_steps: Int[Array, ""]
     num_accepted: Int[Array, ""]
-    rejected_at_start: Int[Array, ""]
-    after_jump: Int[Array, ""]
-    last_step: Float[Array, ""]
-    non_finite: Bool[Array, ""]
     next_read: Int[Array, ""]
     ys: PyTree[Array] | None
     record: Record | None
@@ -183,8 +175,8 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
     t0, t_end = ts[0], ts[-1]
     if _shares_first_stage(setup):
         # Hairer's rule and the first step both need the field at the start.
-        solver_state = term.vf(t0, y0, args)
-        f0 = lax.stop_gradient(solver_state)
+        solver_state = solver.init(term, t0, t0, y0, args)
+        f0 = lax.stop_gradient(solver_state.value)
         controller = InitialStep(controller.controller, None, f0)
     t1, controller_state = controller.init(
         term, t0, t_end, y0, None, args, solver.func, solver.error_order(term)
@@ -192,10 +184,15 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
     t1 = jnp.minimum(t1, t_end)
     if solver_state is None:
         solver_state = solver.init(term, t0, t1, y0, args)
+    # Python numbers among them may become arrays from the first step on.
+    solver_state, controller_state = jax.tree.map(
+        lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x,
+        (solver_state, controller_state),
+    )
     if record is not None:
         record = record.started(t0, y0, solver_state)
     rows = len(ts) - 2
-    zero, no = jnp.zeros((), jnp.int32), jnp.array(False)
+    zero = jnp.zeros((), jnp.int32)
     results = diffrax.RESULTS
     in_order = jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] >= ts[:-1])
     return State(
@@ -204,14 +201,10 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
         y=y0,
         solver=solver_state,
         controller=controller_state,
-        made_jump=no if setup.can_jump else None,
+        made_jump=jnp.array(False) if setup.can_jump else None,
         result=results.where(in_order, results.successful, results.internal_error),
         num_steps=zero,
         num_accepted=zero,
-        rejected_at_start=zero,
-        after_jump=zero,
-        last_step=jnp.zeros_like(t0),
-        non_finite=no,
         next_read=zero + 1,
         ys=(
             jax.tree.map(lambda y: jnp.zeros((rows, *y.shape), y.dtype), y0)
@@ -287,9 +280,7 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     result = results.where(keep, solver_result, results.successful)
     failed = result != results.successful
     result = results.where(failed, result, controller_result)
-    first = state.num_accepted == 0
-    jumped = False if state.made_jump is None else state.made_jump
-    one = lambda condition: jnp.asarray(condition & active, jnp.int32)
+    count = lambda condition: condition.astype(jnp.int32)
     return State(
         t0=jnp.where(active, next_t0, t0),
         t1=jnp.where(active, next_t1, t1),
@@ -302,18 +293,8 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
             else jnp.where(keep, made_jump, state.made_jump)
         ),
         result=results.where(active, result, state.result),
-        num_steps=state.num_steps + one(jnp.array(True)),
-        num_accepted=state.num_accepted + one(keep),
-        rejected_at_start=state.rejected_at_start + one(~keep & first),
-        after_jump=state.after_jump + one(jnp.asarray(jumped)),
-        last_step=jnp.where(keep, t1 - t0, state.last_step),
-        # Looked at only after a rejection: an accepted candidate is finite, since its
-        # error estimate was, and the pass over the state would not be free.
-        non_finite=lax.cond(
-            keep | ~active,
-            lambda: state.non_finite & keep,
-            lambda: any_non_finite((y1, y_error)),
-        ),
+        num_steps=state.num_steps + count(active),
+        num_accepted=state.num_accepted + count(keep),
         next_read=next_read,
         ys=ys,
         record=record,
@@ -380,8 +361,13 @@ def _outcome(setup: Setup, state: State) -> Integral:
 
     own = state.ys if setup.reads else jax.tree.map(lambda _: None, state.y)
     ys = jax.tree.map(rows, state.y, own, is_leaf=lambda x: x is None)
+    history = state.controller
     nfe = forward_calls(
-        setup.solver, state.num_steps, state.rejected_at_start, state.after_jump
+        setup.solver,
+        state.num_steps,
+        history.rejected_at_start,
+        history.after_jump,
+        history.after_move,
     )
     controller = setup.controller
     by_rule = isinstance(controller, InitialStep) and controller.length is None
@@ -392,7 +378,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         num_steps=state.num_steps,
         num_accepted_steps=state.num_accepted,
         num_rejected_steps=state.num_steps - state.num_accepted,
-        last_step=state.last_step,
+        last_step=history.last_step,
         success=result == results.successful,
     )
     direction = setup.term.vector_field.direction
@@ -402,7 +388,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         stats=stats,
         result=result,
         t_reached=lax.stop_gradient(t_reached),
-        non_finite=state.non_finite,
+        non_finite=history.non_finite,
     )
 
 

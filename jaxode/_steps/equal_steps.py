@@ -1,14 +1,14 @@
 """Fixed steps that end on every read-out time."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .controller import any_non_finite, Watch
+from .controller import any_non_finite, StepHistory
 
 
 class EqualSteps(diffrax.AbstractStepSizeController):
@@ -50,9 +50,9 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         args: PyTree,
         func: Callable,
         error_order: Any,
-    ) -> tuple[Any, Watch]:
+    ) -> tuple[Any, StepHistory]:
         del terms, t1, y0, dt0, args, func, error_order
-        return self._next(t0), Watch.start(t0)
+        return self._next(t0), StepHistory.start(t0)
 
     def adapt_step_size(
         self,
@@ -63,16 +63,16 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         args: PyTree,
         y_error: PyTree,
         error_order: Any,
-        controller_state: Watch,
+        controller_state: StepHistory,
     ) -> tuple:
         del y0, args, y_error, error_order
         bad = any_non_finite(y1_candidate)
         last_step = jnp.where(bad, controller_state.last_step, t1 - t0)
-        watch = eqx.tree_at(
-            lambda w: (w.last_step, w.non_finite), controller_state, (last_step, bad)
+        history = dataclasses.replace(
+            controller_state, last_step=last_step, non_finite=bad
         )
         result = diffrax.RESULTS.where(
             bad, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful
         )
         next_t0 = jnp.where(bad, t0, t1)
-        return ~bad, next_t0, self._next(next_t0), False, watch, result
+        return ~bad, next_t0, self._next(next_t0), False, history, result

@@ -7,7 +7,7 @@ to Diffrax's own to rounding. The price is compile time in proportion to the sta
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TYPE_CHECKING, TypeAlias, TypeGuard
 
 import diffrax
 import equinox as eqx
@@ -93,6 +93,19 @@ def _is_explicit(solver: diffrax.AbstractSolver) -> TypeGuard[diffrax.AbstractER
     return issubclass(type(solver), diffrax.AbstractERK)
 
 
+class FirstStage(NamedTuple):
+    """The first stage of the next step of a FSAL method, known from the step before.
+
+    Attributes:
+        t: The time at which it was evaluated, as the solver is given times: negated
+            where the solve runs backwards.
+        value: The field there.
+    """
+
+    t: Any
+    value: PyTree
+
+
 class Unrolled(diffrax.AbstractAdaptiveSolver):
     """A Diffrax explicit Runge-Kutta solver with its stages written out.
 
@@ -102,6 +115,8 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
 
     A FSAL method evaluates its first stage once, when the solve starts, and keeps it
     over rejected steps, so that `n` steps cost `1 + (num_stages - 1) * n` field calls.
+    It is evaluated anew after a jump, and where a controller that clips at jumps moves
+    the start of a step that it rejects.
 
     Attributes:
         solver: Any `diffrax.AbstractERK`, such as `diffrax.Dopri5()`.
@@ -139,7 +154,7 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
     def init(self, terms: Terms, t0: Any, t1: Any, y0: PyTree, args: PyTree) -> PyTree:
-        return terms.vf(t0, y0, args) if self.tableau.fsal else None
+        return FirstStage(t0, terms.vf(t0, y0, args)) if self.tableau.fsal else None
 
     def step(
         self,
@@ -155,16 +170,20 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         if not tableau.fsal or made_jump is True:
             first = terms.vf(t0, y0, args)
         elif made_jump is False:
-            first = solver_state
+            # No controller that knows no jumps moves the start of a step.
+            first = solver_state.value
         else:
+            # Diffrax tells of no jump after a rejection, but the start may have moved.
             first = jax.lax.cond(
-                made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state
+                made_jump | (solver_state.t != t0),
+                lambda: terms.vf(t0, y0, args),
+                lambda: solver_state.value,
             )
         y1, stages, last = _explicit_step(tableau, terms, t0, t1, y0, args, first)
         zeros = jax.tree.map(jnp.zeros_like, y0)
         y_error = _combine(zeros, tableau.b_error, stages)
         dense_info = dict(y0=y0, y1=y1, k=_stack(stages))
-        state = last if tableau.fsal else None
+        state = FirstStage(t1, last) if tableau.fsal else None
         return y1, y_error, dense_info, state, diffrax.RESULTS.successful
 
 
