@@ -1,4 +1,4 @@
-"""The discrete adjoint: the steps that were taken, differentiated one by one, backwards.
+"""The discrete adjoint: the steps that were taken, differentiated, last one first.
 
 A solve is a chain of steps, (y_k+1, s_k+1) = step(t_k, t_k+1, y_k, s_k, p), with the
 solver's own state s (the first stage of the next step, for a FSAL method) and the
@@ -25,11 +25,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._steps.lanes import any_lane, choose
+from .._steps.lanes import any_lane, choose, varying_like
 from .adjoints import Discrete
 from .diffrax_calls import forward_calls
 from .integrate import Integral
 from .loop import can_jump, interpolate, made_jump_of, prepare, run, Setup
+from .own_gradient import parameters_of, Problem, with_own_gradient
 from .record import Record
 from .settings import SolveSettings
 from .stats import SolveCounts
@@ -39,32 +40,13 @@ MOST_STEPS = 2**18
 """Steps that can be differentiated where `max_steps` is `None`."""
 
 
-class Problem(NamedTuple):
-    """What a solve is given. The first four may be differentiated.
-
-    Attributes:
-        y0: State at the first time.
-        field: Vector field.
-        args: Passed to the field.
-        probe: Receives the counts of the way back as its cotangent.
-        ts: The times.
-        settings: How it is solved.
-    """
-
-    y0: PyTree[Array]
-    field: Any
-    args: PyTree
-    probe: SolveCounts
-    ts: Float[Array, " time"]
-    settings: SolveSettings
-
-
 def solve_by_discrete(
     field: Any,
     y0: PyTree[Array],
     args: PyTree,
     ts: Float[Array, " time"],
     settings: SolveSettings,
+    captured: PyTree[Array],
     probe: SolveCounts | None,
 ) -> Integral:
     """Solves, with the discrete adjoint.
@@ -75,56 +57,16 @@ def solve_by_discrete(
         args: Passed to the field.
         ts: Times, not differentiated.
         settings: As `SolveSettings.for_times` returns them; the adjoint a `Discrete`.
+        captured: Arrays that the field closes over.
         probe: Receives the backward counts as its cotangent.
     """
     probe = SolveCounts.zeros() if probe is None else probe
-    problem = Problem(y0, field, args, probe, ts, settings)
-    arrays, static = eqx.partition(problem, eqx.is_array)
-    # A Python number that is differentiated has no shape of its own (jax 2531).
-    arrays = jax.tree.map(jnp.asarray, arrays)
-
-    @jax.custom_vjp
-    def solve(arrays):
-        return _forward(eqx.combine(arrays, static), keep=False)[0]
-
-    def forward(primals):
-        arrays = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-        flags = jax.tree.leaves(primals, is_leaf=_is_primal)
-        perturbed = _Static(tuple(flag.perturbed for flag in flags))
-        out, kept = _forward(eqx.combine(arrays, static), keep=True)
-        return out, (arrays, perturbed, kept)
-
-    def backward(residuals, out_bar):
-        arrays, perturbed, kept = residuals
-        ys_bar = jax.tree.map(
-            lambda bar: jnp.zeros(bar.shape, bar.dtype) if _is_zero(bar) else bar,
-            out_bar.ys,
-            is_leaf=_is_zero,
-        )
-        flags = jax.tree.unflatten(jax.tree.structure(arrays), perturbed.value)
-        bars = _pull_back(eqx.combine(arrays, static), flags, kept, ys_bar)
-        nothing = jax.tree.map(lambda _: None, arrays)
-        return (nothing._replace(**bars),)
-
-    solve.defvjp(forward, backward, symbolic_zeros=True)
-    return solve(arrays)
-
-
-class _Static(eqx.Module):
-    """A value that is no array, on its way from forward to backward."""
-
-    value: Any = eqx.field(static=True)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
-
-
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, jax.custom_derivatives.SymbolicZero)
+    problem = Problem(y0, field, args, captured, probe, ts, settings)
+    return with_own_gradient(problem, _forward, _pull_back)
 
 
 def _forward(problem: Problem, keep: bool) -> tuple[Integral, "Kept | None"]:
+    """The solve, with what the way back needs if it is to be kept."""
     settings = problem.settings
     record = _empty_record(problem) if keep else None
     if record is not None:
@@ -145,10 +87,6 @@ def _empty_record(problem: Problem) -> Record:
     row_bytes = 2 * sum(y.nbytes for y in jax.tree.leaves(problem.y0))
     num_rows = settings.adjoint.num_rows(row_bytes, capacity)
     return Record(num_rows, capacity, can_jump(settings.controller))
-
-
-def _is_wanted(x: Array, perturbed: bool) -> bool:
-    return perturbed and eqx.is_inexact_array(x)
 
 
 class Kept(NamedTuple):
@@ -189,7 +127,6 @@ class Cursor(NamedTuple):
         step: The step whose state is at hand.
         lowest: The first step since whose state the ones computed again are at hand.
         at: State and solver state at the start of `step`.
-        again: States that were computed again, `step` modulo their number.
         repeated: Steps computed again.
     """
 
@@ -197,7 +134,6 @@ class Cursor(NamedTuple):
     step: Int[Array, ""]
     lowest: Int[Array, ""]
     at: PyTree
-    again: PyTree
     repeated: Int[Array, ""]
 
 
@@ -205,17 +141,12 @@ def _pull_back(
     problem: Problem, perturbed: Problem, kept: Kept, ys_bar: PyTree[Array]
 ) -> dict[str, PyTree]:
     """The cotangents of what was perturbed, by the names in `Problem`."""
-    of_field = lambda p: (p.field, p.args)
-    arrays, static = eqx.partition(of_field(problem), eqx.is_array)
-    parameters, rest = eqx.partition(
-        arrays, jax.tree.map(_is_wanted, arrays, of_field(perturbed))
-    )
-    rest = eqx.combine(rest, static)
+    parameters, rest = parameters_of(problem, perturbed)
     steps = Steps(problem, parameters, rest)
     record, num_steps = kept.record, kept.num_steps
 
     # The last state is what every row holds that was not read within a step.
-    is_last = jnp.arange(1, len(problem.ts)) >= kept.next_read
+    is_last = jnp.arange(1, len(problem.ts), dtype=jnp.int32) >= kept.next_read
     of_last = lambda bar: jnp.tensordot(is_last.astype(bar.dtype), bar, 1)
     y0, s0 = record.row(jnp.zeros((), jnp.int32))
     bars = Cotangents(
@@ -224,6 +155,7 @@ def _pull_back(
         parameters=jax.tree.map(jnp.zeros_like, parameters),
         read=kept.next_read,
     )
+    bars = varying_like(bars, problem.y0, parameters, record, ys_bar)
 
     # Step by step, from the last to the first.
     repeated = jnp.zeros((), jnp.int32)
@@ -237,9 +169,11 @@ def _pull_back(
     y_bar = jax.tree.map(jnp.add, bars.y, y_bar)
     parameters_bar = jax.tree.map(jnp.add, bars.parameters, parameters_bar)
     field_bar, args_bar = parameters_bar
-    jumps = jnp.sum(record.jumps[:-1] & (jnp.arange(record.capacity) < num_steps)) if (
-        record.jumps is not None
-    ) else jnp.zeros((), jnp.int32)
+    jumps = (
+        jnp.sum(record.jumps[:-1] & (jnp.arange(record.capacity) < num_steps))
+        if (record.jumps is not None)
+        else jnp.zeros((), jnp.int32)
+    )
     none = jnp.zeros((), jnp.int32)
     calls = forward_calls(steps.setup.solver, num_steps, none, jumps, none)
     counts = SolveCounts.of(
@@ -297,15 +231,14 @@ def _through_sparse_record(
         return cursor._replace(step=step, lowest=lowest, at=at)
 
     def body(carry):
-        cursor, bars = carry
+        cursor, again, bars = carry
         active, target = cursor.left > 0, jnp.maximum(cursor.left - 1, 0)
         slot = cursor.step % num_rows
         again = jax.tree.map(
             lambda rows, x: rows.at[slot].set(jnp.where(active, x, rows[slot])),
-            cursor.again,
+            again,
             cursor.at,
         )
-        cursor = cursor._replace(again=again)
         reached, pull = steps.pull(record.times(cursor.step), cursor.at)
 
         # Not there yet: on to the next step.
@@ -318,21 +251,20 @@ def _through_sparse_record(
             is_target & active, lambda b: pull(b, ys_bar, active), lambda b: b, bars
         )
         before = jnp.maximum(target - 1, 0)
-        back = cursor._replace(
-            left=target,
-            step=before,
-            at=jax.tree.map(lambda rows: rows[before % num_rows], cursor.again),
-        )
+        at_hand = jax.tree.map(lambda rows: rows[before % num_rows], again)
+        back = cursor._replace(left=target, step=before, at=at_hand)
         back = choose(before >= cursor.lowest, back, restarted(back))
-        return choose(active, choose(is_target, back, onward), cursor), bars
+        cursor = choose(active, choose(is_target, back, onward), cursor)
+        return cursor, again, bars
 
-    first = jax.tree.map(lambda rows: rows[:-1], record.rows)
-    zero = jnp.zeros((), jnp.int32)
-    start = Cursor(
-        num_steps, zero, zero, record.row(zero), jax.tree.map(jnp.zeros_like, first), zero
+    zero = jnp.zeros_like(num_steps)
+    first = restarted(Cursor(num_steps, zero, zero, record.row(zero), zero))
+    again = jax.tree.map(
+        lambda x: jnp.zeros((num_rows, *x.shape), x.dtype), record.row(zero)
     )
+    again = varying_like(again, bars, record)
     going = lambda carry: any_lane(carry[0].left > 0)
-    cursor, bars = lax.while_loop(going, body, (restarted(start), bars))
+    cursor, _, bars = lax.while_loop(going, body, (first, again, bars))
     return bars, cursor.repeated
 
 
@@ -406,7 +338,7 @@ class Steps:
     def _pull_reads(
         self, within: tuple, bars: Cotangents, ys_bar: PyTree, active: Bool[Array, ""]
     ) -> tuple[Int[Array, ""], PyTree, PyTree]:
-        """Adds the cotangents of the read-outs within a step to those of its outputs."""
+        """Adds the cotangents of read-outs within a step to those of its outputs."""
         t0, t1, dense_info, y1 = within
         ts, solver = self.setup.ts, self.setup.solver
 
@@ -427,7 +359,8 @@ class Steps:
             dense_bar, y1_bar = choose(goes_on, new, (dense_bar, y1_bar))
             return jnp.where(goes_on, before, index), y1_bar, dense_bar
 
-        carry = (bars.read, bars.y, jax.tree.map(jnp.zeros_like, dense_info))
+        dense_bar = jax.tree.map(jnp.zeros_like, dense_info)
+        carry = (bars.read, bars.y, varying_like(dense_bar, dense_info))
         return lax.while_loop(lambda carry: any_lane(inside(carry)), body, carry)
 
     def pull_init(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._steps.controller import InitialStep, StepHistory
 from .._steps.equal_steps import EqualSteps
-from .._steps.lanes import any_lane, choose
+from .._steps.lanes import any_lane, choose, varying_like
 from .._steps.runge_kutta import Unrolled
 from .arguments import is_concrete
 from .diffrax_calls import forward_calls
@@ -162,7 +162,8 @@ def run(
         def stretch(state: State) -> State:
             state = _steps(setup, state)
             assert state.record is not None
-            kept = state.record.thinned(state.num_accepted)
+            goes_on = _going(setup, state)
+            kept = state.record.thinned(state.num_accepted, goes_on)
             return eqx.tree_at(lambda s: s.record, state, kept)
 
         state = _while(lambda state: any_lane(_going(setup, state)), stretch, state)
@@ -195,7 +196,7 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
     zero = jnp.zeros((), jnp.int32)
     results = diffrax.RESULTS
     in_order = jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] >= ts[:-1])
-    return State(
+    state = State(
         t0=t0,
         t1=t1,
         y=y0,
@@ -213,6 +214,7 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
         ),
         record=record,
     )
+    return varying_like(state, setup.term, y0, args, ts)
 
 
 def _going(setup: Setup, state: State) -> Bool[Array, ""]:
@@ -319,9 +321,7 @@ def _read(
     def body(carry):
         index, ys = carry
         inside = within(carry)
-        value = interpolate(
-            setup.solver, state.t0, state.t1, dense_info, y1, ts[index]
-        )
+        value = interpolate(setup.solver, state.t0, state.t1, dense_info, y1, ts[index])
         row = index - 1
         ys = jax.tree.map(
             lambda rows, v: rows.at[row].set(jnp.where(inside, v, rows[row])), ys, value
@@ -350,17 +350,16 @@ def _outcome(setup: Setup, state: State) -> Integral:
     short = (state.result == results.successful) & (state.t0 < setup.ts[-1])
     result = results.where(short, results.max_steps_reached, state.result)
     # Times that were not read are the last one, or were not reached.
-    unread = jnp.arange(1, len(setup.ts)) >= state.next_read
+    if setup.reads:
+        unread = jnp.arange(1, len(setup.ts), dtype=jnp.int32) >= state.next_read
 
-    def rows(y, own):
-        filled = jnp.broadcast_to(y, (len(setup.ts) - 1, *y.shape))
-        if own is None:
-            return filled
-        own = jnp.concatenate([own, y[None]])
-        return jnp.where(jnp.reshape(unread, (-1,) + (1,) * y.ndim), filled, own)
+        def rows(y, read):
+            read = jnp.concatenate([read, y[None]])
+            return jnp.where(jnp.reshape(unread, (-1,) + (1,) * y.ndim), y, read)
 
-    own = state.ys if setup.reads else jax.tree.map(lambda _: None, state.y)
-    ys = jax.tree.map(rows, state.y, own, is_leaf=lambda x: x is None)
+        ys = jax.tree.map(rows, state.y, state.ys)
+    else:
+        ys = jax.tree.map(lambda y: y[None], state.y)
     history = state.controller
     nfe = forward_calls(
         setup.solver,

@@ -128,7 +128,7 @@ def _solve(
     if isinstance(settings.adjoint, Backsolve):
         solve = solve_by_backsolve(*problem, captured, given.backward_probe)
     elif isinstance(settings.adjoint, Discrete):
-        solve = solve_by_discrete(*problem, given.backward_probe)
+        solve = solve_by_discrete(*problem, captured, given.backward_probe)
     else:
         solve = _solve_by_diffrax(*problem, given.backward_probe)
 

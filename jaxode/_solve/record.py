@@ -88,16 +88,19 @@ class Record(eqx.Module):
         rows = jax.tree.map(lambda rows, x: rows.at[row].set(x), self.rows, kept)
         changed = [self.ends.at[step].set(t1), rows]
         if self.with_jumps:
-            changed += [self.starts.at[step].set(t0), self.jumps.at[step].set(made_jump)]
-        where = lambda r: [r.ends, r.rows] + (
-            [r.starts, r.jumps] if self.with_jumps else []
+            changed += [
+                self.starts.at[step].set(t0),
+                self.jumps.at[step].set(made_jump),
+            ]
+        where = lambda r: (
+            [r.ends, r.rows] + ([r.starts, r.jumps] if self.with_jumps else [])
         )
         return eqx.tree_at(where, self, changed)
 
-    def thinned(self, num_steps: Int[Array, ""]) -> "Record":
-        """With every second row dropped, if all are in use."""
-        is_full = num_steps >= self.num_rows * self.stride
-        own = jnp.arange(self.num_rows + 1)
+    def thinned(self, num_steps: Int[Array, ""], goes_on: Bool[Array, ""]) -> "Record":
+        """With every second row dropped, if all are in use and the solve goes on."""
+        is_full = goes_on & ~self.has_room(num_steps)
+        own = jnp.arange(self.num_rows + 1, dtype=jnp.int32)
         source = jnp.where(is_full, jnp.minimum(2 * own, self.num_rows), own)
         rows = jax.tree.map(lambda rows: rows[source], self.rows)
         stride = jnp.where(is_full, 2 * self.stride, self.stride)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     from equinox import AbstractClassVar
 
-from .apart import apart
+from .noinline import noinline
 from .tableaus import CLASSICAL, third_order_weights, THREE_EIGHTHS
 
 
@@ -42,11 +42,11 @@ def _combine(y0: PyTree, weights: np.ndarray, stages: list[PyTree]) -> PyTree:
     return jax.tree.map(leaf, y0, *[k for _, k in used])
 
 
-def _apart_vf(terms: Terms, args: PyTree) -> Callable[[Any, PyTree], PyTree]:
-    """The field, one piece of the program for each of its calls (see `apart.py`)."""
+def _noinline_vf(terms: Terms, args: PyTree) -> Callable[[Any, PyTree], PyTree]:
+    """The field, one piece of the program for each of its calls (see `noinline.py`)."""
     arrays, static = eqx.partition((terms, args), eqx.is_array)
 
-    @apart
+    @noinline()
     def vf(arrays, t, y):
         terms, args = eqx.combine(arrays, static)
         return terms.vf(t, y, args)
@@ -72,7 +72,7 @@ def _explicit_step(
         `y1`, the increments `k_i`, and the last stage's field value (for FSAL).
     """
     control = terms.contr(t0, t1)
-    vf = _apart_vf(terms, args)
+    vf = _noinline_vf(terms, args)
     stages = [terms.prod(first, control)]
     y, f = y0, first
     for c, row in zip(tableau.c, tableau.a_lower, strict=True):
