@@ -11,7 +11,10 @@ a known number of steps; here it is not known.)
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._steps.lanes import any_lane, varying_like
 
 
 class Record(eqx.Module):
@@ -100,9 +103,19 @@ class Record(eqx.Module):
     def thinned(self, num_steps: Int[Array, ""], goes_on: Bool[Array, ""]) -> "Record":
         """With every second row dropped, if all are in use and the solve goes on."""
         is_full = goes_on & ~self.has_room(num_steps)
-        own = jnp.arange(self.num_rows + 1, dtype=jnp.int32)
-        source = jnp.where(is_full, jnp.minimum(2 * own, self.num_rows), own)
-        rows = jax.tree.map(lambda rows: rows[source], self.rows)
+        half = jnp.where(is_full, self.num_rows // 2, 0).astype(jnp.int32)
+
+        # Row by row and in place, which takes no memory beside the rows.
+        def move(carry):
+            index, rows = carry
+            source = jnp.where(index < half, 2 * index, index)
+            rows = jax.tree.map(lambda r: r.at[index].set(r[source]), rows)
+            return index + 1, rows
+
+        start = varying_like(jnp.ones((), jnp.int32), num_steps)
+        _, rows = lax.while_loop(
+            lambda c: any_lane(c[0] < half), move, (start, self.rows)
+        )
         stride = jnp.where(is_full, 2 * self.stride, self.stride)
         return eqx.tree_at(lambda r: (r.rows, r.stride), self, (rows, stride))
 

@@ -41,18 +41,18 @@ def hairer_initial_step(
     rtol, atol, norm = controller.rtol, controller.atol, controller.norm
     dtype = jnp.result_type(t0)
     huge, eps = jnp.finfo(dtype).max, jnp.finfo(dtype).eps
-    longest = jnp.where(t1 == t0, 1, jnp.abs(t1 - t0))
+    longest = jnp.asarray(jnp.where(t1 == t0, 1, jnp.abs(t1 - t0)), dtype)
     # The interval is the unit of time in which rates are squared inside a norm.
-    unit = jnp.where(jnp.isfinite(longest), longest, jnp.ones_like(longest))
+    unit: Array = jnp.where(jnp.isfinite(longest), longest, jnp.ones_like(longest))
     scale = jax.tree.map(lambda y: atol + rtol * jnp.abs(y), y0)
 
     def rate(f: PyTree) -> Float[Array, ""]:
         per_unit = jax.tree.map(lambda fi: unit.astype(fi.dtype) * fi, f)
-        return norm(_scaled(per_unit, scale)).astype(dtype)
+        return jnp.asarray(norm(_scaled(per_unit, scale)), dtype) / unit
 
     # (a), (b): an Euler step that changes the state by a hundredth of itself.
-    d0 = norm(_scaled(y0, scale)).astype(dtype)
-    d1 = rate(f0) / unit
+    d0 = jnp.asarray(norm(_scaled(y0, scale)), dtype)
+    d1 = rate(f0)
     tiny = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = jnp.where(tiny, 1e-6, 0.01 * d0 / jnp.where(tiny, 1, d1)).astype(dtype)
     h0 = jnp.where(jnp.isfinite(h0) & (h0 > 0), jnp.minimum(h0, longest), eps * unit)
@@ -60,7 +60,7 @@ def hairer_initial_step(
     # (c), (d): the field after it, and how fast it has changed.
     euler = terms.prod(f0, terms.contr(t0, t0 + h0))
     f1 = terms.vf(t0 + h0, jax.tree.map(jnp.add, y0, euler), args)
-    change = rate(jax.tree.map(jnp.subtract, f1, f0)) / unit
+    change = rate(jax.tree.map(jnp.subtract, f1, f0))
     is_trusted = jnp.isfinite(change)
 
     # (e), (f): the length at which the local error is a hundredth of the tolerance.

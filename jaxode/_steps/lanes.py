@@ -57,4 +57,4 @@ def varying_like(tree: PyTree, *sources: Any) -> PyTree:
 def _varies_over(x: Any) -> frozenset[str]:
     if not isinstance(x, jax.Array):
         return frozenset()
-    return getattr(jax.typeof(x), "vma", frozenset())
+    return frozenset(jax.typeof(x).manual_axis_type.varying)

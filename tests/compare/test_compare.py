@@ -99,7 +99,7 @@ def test_gradient_error_is_that_of_the_closed_form():
 
 
 def test_memory_against_steps():
-    steps = np.array(column("accepted_steps", "direct"))
+    steps = np.array(column("num_accepted_steps", "direct"))
     assert steps[-1] > 15 * steps[0]
     backsolve, checkpoint, direct = (
         column("temporary_bytes", name)
@@ -119,7 +119,7 @@ def test_counts_are_those_of_the_solve():
             rotate, y0, jnp.asarray(TS), params, solver=BOSH3, rtol=1e-5, atol=1e-5
         ).stats
     cell = rotation().cells[4]
-    counted = (cell.nfe_forward, cell.accepted_steps, cell.rejected_steps)
+    counted = (cell.nfe_forward, cell.num_accepted_steps, cell.num_rejected_steps)
     expected = (stats.nfe, stats.num_accepted_steps, stats.num_rejected_steps)
     assert counted == tuple(int(n) for n in expected)
     assert cell.max_steps == int(stats.num_steps)
@@ -198,7 +198,7 @@ def test_longest_of_several_solves_gets_its_steps():
     (cell,) = compare(loss, jnp.array(1.5), jnp.array(1.0), **settings).cells
     assert cell.failure is None
     # The mean of the two was not enough.
-    assert cell.max_steps > cell.accepted_steps / 2
+    assert cell.max_steps > cell.num_accepted_steps / 2
 
 
 def test_record_is_json_and_csv(tmp_path):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxode.nn import ConvField
-from jaxode.nn.field import solve_form
 
 
 ACTIVATIONS = ("relu", "softplus", "tanh")
@@ -120,7 +119,7 @@ def test_output_is_normalised_for_each_image_and_channel(getkey):
 
 def test_packing_is_undone_by_unpacking(getkey):
     y = jax.random.normal(getkey(), (5, 6, 4, 3))
-    form = solve_form(ConvField(6, key=getkey()), y)
+    form = ConvField(6, key=getkey()).solve_form(y)
     np.testing.assert_array_equal(form.unpack(form.pack(y)), y)
 
 
@@ -129,7 +128,7 @@ def test_gradient_through_the_packed_field_reaches_the_fields_own_arrays(x64, ge
     y, cotangent = (jax.random.normal(getkey(), (5, 6, 4, 3)) for _ in range(2))
 
     def packed(field):
-        form = solve_form(field, y)
+        form = field.solve_form(y)
         dy = form.unpack(form.field(0.0, form.pack(y), None))
         return jnp.sum(dy * cotangent)
 
@@ -145,7 +144,7 @@ def test_gradient_through_the_packed_field_reaches_the_fields_own_arrays(x64, ge
 
 def test_plain_field_is_integrated_as_it_is(getkey):
     field = ConvField(6, key=getkey(), plain=True)
-    assert solve_form(field, jnp.zeros((5, 6, 4, 3))).field is field
+    assert field.solve_form(jnp.zeros((5, 6, 4, 3))).field is field
 
 
 def test_field_maps_over_weights_and_states(x64, getkey):

@@ -24,7 +24,7 @@ def parameter_count(model):
 
 @quick_jit
 def run(model, images):
-    return model(images)
+    return model.with_stats(images)
 
 
 @quick_jit
@@ -32,7 +32,7 @@ def value_and_gradients(model, images):
     """Logits and the gradient of a loss that weighs each of them differently."""
 
     def loss(model):
-        logits, _ = model(images)
+        logits = model(images)
         return jnp.sum(jnp.sin(jnp.arange(1.0, 11.0))[None] * logits**2), logits
 
     grads, logits = jax.grad(loss, has_aux=True)(model)
@@ -156,9 +156,11 @@ def test_plain_is_plain_everywhere(getkey, plain):
     # Results are equal to rounding, so only the settings show it.
     net = ODENet(2, key=getkey(), plain=plain)
     assert isinstance(net.block.field, ConvField)
-    parts = (net.stem.plain, net.block.field.plain, net.head.plain)
-    assert parts == (plain, plain, plain)
-    assert net.block.unroll is not plain
+    assert net.block.field.plain is plain
+    assert net.block.settings.unroll is not plain
+    # The stem and the head are told when they are called.
+    program = str(jax.make_jaxpr(net)(draw_images()))
+    assert ("platform_index" in program) is not plain
 
 
 def test_wide_model_agrees_with_its_plain_twin(getkey):
@@ -277,7 +279,7 @@ def test_residual_network_has_one_field_for_each_untied_block(
 
 def test_no_blocks_leave_stem_and_head(getkey):
     net = ResidualNet(2, key=getkey(), num_blocks=0)
-    logits, _ = net(draw_images())
+    logits = net(draw_images())
     np.testing.assert_array_equal(logits, net.head(net.stem(draw_images())))
 
 
@@ -292,3 +294,18 @@ def test_residual_network_reports_its_blocks_as_steps(getkey):
 def test_negative_number_of_blocks_is_refused(getkey):
     with pytest.raises(ValueError, match="num_blocks=-1 must be at least 0"):
         ResidualNet(2, key=getkey(), num_blocks=-1)
+
+
+@pytest.mark.parametrize("kind", [ODENet, ResidualNet])
+def test_network_is_a_layer_that_returns_logits(getkey, kind):
+    model, images = kind(2, key=getkey()), jnp.asarray(draw_images())
+    logits, _ = model.with_stats(images)
+    np.testing.assert_array_equal(model(images), logits)
+    layers = eqx.nn.Sequential([model, eqx.nn.Lambda(jax.nn.log_softmax)])
+    expected = jax.nn.log_softmax(logits)
+    np.testing.assert_array_equal(layers(images, key=getkey()), expected)
+
+
+def test_unknown_argument_is_refused_with_the_list(getkey):
+    with pytest.raises(ValueError, match="'rtoll'; choose from t1, per_sample, solver"):
+        ODENet(2, key=getkey(), rtoll=0.1)

@@ -34,13 +34,13 @@ def gradients(problem, adjoint, **settings):
 # Past the bound
 
 
-@pytest.mark.parametrize("rows", [2, 4, 6, 32])
+@pytest.mark.parametrize("rows", [2, 6, 16])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradient_does_not_depend_on_the_rows(x64, rows, reverse):
     problem = PROBLEMS["forced"].arrays(jnp.float64, reverse)
     whole, expected = gradients(problem, "discrete", **TIGHT)
     sparse, actual = gradients(problem, jaxode.Discrete(rows=rows), **TIGHT)
-    assert whole.stats.num_accepted_steps > 32
+    assert whole.stats.num_accepted_steps > 16
     np.testing.assert_array_equal(sparse.ys, whole.ys)
     # Observed 0 to 1e-15: the same steps, added up in the same order.
     assert relative_error(actual, expected) < 1e-14

@@ -43,10 +43,9 @@ def test_first_row_is_the_initial_state():
 
 
 def test_default_solver_is_dopri5():
-    default, dopri5, tsit5 = (
-        jaxode.odeint(decay, jnp.ones(2), [0.0, 1.0], solver=solver).ys
-        for solver in (None, diffrax.Dopri5(), diffrax.Tsit5())
-    )
+    run = lambda **solver: jaxode.odeint(decay, jnp.ones(2), [0.0, 1.0], **solver).ys
+    default = run()
+    dopri5, tsit5 = run(solver=diffrax.Dopri5()), run(solver=diffrax.Tsit5())
     assert (default == dopri5).all() and not (default == tsit5).all()
 
 

@@ -26,6 +26,13 @@ JUMPS = dict(
     ),
     dt0=0.2,
 )
+# The start of the first step is a jump; that step is rejected, and moved past it.
+JUMP_AT_START = dict(
+    controller=diffrax.ClipStepSizeController(
+        diffrax.PIDController(rtol=1e-5, atol=1e-5), jump_ts=[0.2]
+    ),
+    dt0=1.0,
+)
 AS_IT_IS = dict(unroll=False)
 HALF = diffrax.HalfSolver
 
@@ -54,6 +61,9 @@ FORWARD = {
     "dopri5_jumps": (diffrax.Dopri5(), JUMPS),
     "dopri5_as_it_is_jumps": (diffrax.Dopri5(), JUMPS | AS_IT_IS),
     "half_dopri5_jumps": (HALF(diffrax.Dopri5()), JUMPS),
+    "dopri5_jump_at_start": (diffrax.Dopri5(), JUMP_AT_START),
+    "dopri5_as_it_is_jump_at_start": (diffrax.Dopri5(), JUMP_AT_START | AS_IT_IS),
+    "half_dopri5_jump_at_start": (HALF(diffrax.Dopri5()), JUMP_AT_START),
 }
 
 

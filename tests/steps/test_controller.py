@@ -1,8 +1,10 @@
-"""First steps by Hairer's rule, and what the watching controller sees."""
+"""First steps by Hairer's rule, what the controller sees, and where it gives up."""
 
 from typing import Any
 
 import diffrax
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from helpers import quick_jit, relative_error
 from problems import PROBLEMS
 
 import jaxode
-from jaxode._steps.controller import Watch, Watched
+from jaxode._steps.controller import StepHistory
 
 
 RTOL, ATOL = 1e-4, 1e-5
@@ -141,15 +143,17 @@ def test_first_step_keeps_the_tolerances_of_an_implicit_solver(x64):
     assert relative_error(solution.ys[0], expected) < 1e-3  # observed 1.4e-5
 
 
-def test_watched_changes_no_step(x64):
+def test_initial_step_changes_no_later_step(x64):
     field, y0, ts, _ = PROBLEMS["rotation"].arrays(jnp.float64)
     ends = ts[jnp.array([0, -1])]
-    one, two = (solve(field, y0, ends, c, dt0=0.9) for c in (PID, Watched(PID)))
+    one, two = (
+        solve(field, y0, ends, c, dt0=0.9) for c in (PID, jaxode.InitialStep(PID))
+    )
     assert int(one.stats["num_rejected_steps"]) > 0
     assert jnp.array_equal(one.ts, two.ts)
 
 
-def test_watched_records_what_happened(x64):
+def test_history_records_what_happened(x64):
     field, y0, ts, _ = PROBLEMS["rotation"].arrays(jnp.float64)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
@@ -158,26 +162,100 @@ def test_watched_records_what_happened(x64):
         ts[-1],
         dt0=0.9,
         y0=y0,
-        stepsize_controller=Watched(PID),
+        stepsize_controller=jaxode.InitialStep(PID),
         saveat=diffrax.SaveAt(steps=True, controller_state=True),
         max_steps=64,
     )
     assert solution.ts is not None
     taken = solution.ts[jnp.isfinite(solution.ts)]
-    watch = solution.controller_state
-    assert isinstance(watch, Watch)
+    history = solution.controller_state
+    assert isinstance(history, StepHistory)
     # Observed equal.
-    assert abs(float(watch.last_step - (taken[-1] - taken[-2]))) < 1e-15
-    assert watch.rejected_at_start == solution.stats["num_rejected_steps"] == 1
-    assert not watch.non_finite
+    assert abs(float(history.last_step - (taken[-1] - taken[-2]))) < 1e-15
+    assert history.rejected_at_start == solution.stats["num_rejected_steps"] == 1
+    assert not history.non_finite
 
 
-def test_watched_ends_a_solve_whose_step_underflows(x64):
+def test_initial_step_ends_a_solve_whose_step_underflows(x64):
     field = lambda t, y, args: jnp.where(t > 0.5, jnp.nan, -y)
     run = lambda controller: solve(
         field, [1.0], [0.0, 1.0], controller, dt0=0.1, throw=False, max_steps=512
     )
     assert run(PID).result == diffrax.RESULTS.max_steps_reached
-    watched = run(Watched(PID))
-    assert watched.result == diffrax.RESULTS.dt_min_reached
-    assert int(watched.stats["num_steps"]) < 200  # observed 113
+    ended = run(jaxode.InitialStep(PID))
+    assert ended.result == diffrax.RESULTS.dt_min_reached
+    assert int(ended.stats["num_steps"]) < 200  # observed 113
+
+
+class Asked(eqx.Module):
+    """A field that tells the latest time at which it was asked."""
+
+    field: Any
+    times: list = eqx.field(static=True)
+
+    def __call__(self, t, y, args):
+        jax.debug.callback(lambda t: self.times.append(float(t)), t)
+        return self.field(t, y, args)
+
+
+def root_of_time_left(t, y, args):
+    return 1e-3 * y * jnp.sqrt(1 - t)
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["up", "down"])
+def test_field_is_asked_nowhere_but_in_the_interval(sign):
+    # Hairer's rule by itself would try a step of length 10.
+    times = []
+    field = Asked(lambda t, y, args: sign * root_of_time_left(sign * t, y, args), times)
+    solution = solve(field, 1.0, [0.0, 0.99 * sign], jaxode.InitialStep(PID))
+    jax.effects_barrier()
+    assert max(times, key=abs) == pytest.approx(0.99 * sign)
+    exact = np.exp(1e-3 * 2 / 3 * (1 - 0.01**1.5))
+    assert abs(float(last(solution)) / exact - 1) < 1e-5  # observed 2e-6
+
+
+def last(solution: diffrax.Solution) -> Any:
+    """The state at the end of a solve that saved every step."""
+    assert solution.ts is not None and solution.ys is not None
+    return solution.ys[int(np.isfinite(solution.ts).sum()) - 1]
+
+
+def test_trial_that_leaves_the_domain_makes_the_first_step_shorter():
+    # The second component is zero at 2e-3, and the rule would try a step of 7e-3.
+    field = lambda t, y, args: -jnp.sqrt(y)
+    solution = solve(field, [1.0, 1e-6], [0.0, 1e-3], jaxode.InitialStep(PID))
+    assert 0 < first_step(solution) < 1e-4
+    exact = (np.sqrt([1.0, 1e-6]) - 0.5e-3) ** 2
+    np.testing.assert_allclose(last(solution), exact, rtol=1e-2, atol=ATOL)
+    assert int(solution.stats["num_steps"]) <= 8  # observed 3
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e24, 1e30])
+def test_first_step_is_right_at_any_scale_of_time(scale):
+    # Rates, squared inside the norm, leave the range of single precision.
+    field = lambda t, y, args: -y / scale
+    solution = solve(field, 1.0, [0.0, scale], jaxode.InitialStep(PID))
+    assert 0 < first_step(solution) <= 1.001 * scale
+    assert abs(float(last(solution)) / np.exp(-1) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_first_step_is_finite_where_the_field_is_not(value):
+    field = lambda t, y, args: value * y
+    solution = solve(
+        field, [1.0, 2.0], [0.0, 1.0], jaxode.InitialStep(PID), throw=False
+    )
+    assert solution.result == diffrax.RESULTS.dt_min_reached
+
+
+def test_first_step_of_a_solve_without_end_is_hairers(x64):
+    # Until an event, that is.
+    solution = solve(
+        turning,
+        [1.0, -0.5],
+        [0.0, np.inf],
+        jaxode.InitialStep(PID),
+        event=diffrax.Event(lambda t, y, args, **kwargs: t > 2),
+    )
+    expected = hairer(turning_numpy, 0.0, np.array([1.0, -0.5]), 1, order=5)
+    assert abs(first_step(solution) / expected - 1) < 1e-12

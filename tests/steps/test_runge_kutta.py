@@ -1,4 +1,4 @@
-"""Solvers: straight-line steps against Diffrax's own, and the two methods it lacks."""
+"""Solvers: unrolled steps against Diffrax's own, and the two methods it lacks."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def both(solver: Any, run: Any, reverse: bool = False) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
-def test_straight_line_takes_the_steps_of_its_solver(x64, solver):
+def test_unrolled_takes_the_steps_of_its_solver(x64, solver):
     # Tight enough that the first step is rejected.
     tolerance = 1e-4 if solver.tableau.num_stages < 5 else 1e-10
     pid = diffrax.PIDController(rtol=tolerance, atol=tolerance)
@@ -77,7 +77,7 @@ def test_straight_line_takes_the_steps_of_its_solver(x64, solver):
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS, ids=name)
-def test_straight_line_has_the_gradients_of_its_solver(x64, adjoint):
+def test_unrolled_has_the_gradients_of_its_solver(x64, adjoint):
     def run(solver, arguments):
         field, y0, ts, args = arguments
 
@@ -93,7 +93,7 @@ def test_straight_line_has_the_gradients_of_its_solver(x64, adjoint):
     assert relative_error(ours, expected) < 1e-12
 
 
-def test_straight_line_has_the_tangents_of_its_solver(x64):
+def test_unrolled_has_the_tangents_of_its_solver(x64):
     def run(solver, arguments):
         field, y0, ts, args = arguments
         at = lambda y0: (
@@ -120,7 +120,7 @@ CONTROLLERS = {
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
 @pytest.mark.parametrize("setting", CONTROLLERS)
-def test_straight_line_equals_its_solver_with(x64, setting, reverse):
+def test_unrolled_equals_its_solver_with(x64, setting, reverse):
     def run(solver, arguments):
         if setting == "jumps":
             field, *rest = arguments
@@ -139,7 +139,32 @@ def test_straight_line_equals_its_solver_with(x64, setting, reverse):
     assert relative_error(ys[finite], expected_ys[finite]) < 1e-14
 
 
-def test_straight_line_refuses_an_implicit_solver():
+@pytest.mark.parametrize("sign", [1, -1], ids=["up", "down"])
+def test_first_stage_is_not_kept_where_a_rejected_step_is_moved_past_a_jump(sign):
+    # dy/ds = -y + 3 for s > 3, where s = sign * t; the first step, from 3, is rejected.
+    field = lambda t, y, args: sign * (jnp.where(sign * t > 3.0, 3.0, 0.0) - y)
+    pid = diffrax.PIDController(rtol=1e-5, atol=1e-7)
+    controller = diffrax.ClipStepSizeController(pid, jump_ts=jnp.array([3.0 * sign]))
+    ts = sign * jnp.array([3.0, 5.0])
+    solutions = [
+        solve(
+            solver,
+            (field, jnp.array(1.0), ts, None),
+            controller,
+            dt0=sign * jnp.array(1.0),
+        )
+        for solver in (jaxode.Unrolled(diffrax.Dopri5()), diffrax.Dopri5())
+    ]
+    ours, stock = solutions
+    assert ours.ys is not None and stock.ys is not None
+    assert int(stock.stats["num_rejected_steps"]) > 0
+    assert ours.stats["num_steps"] == stock.stats["num_steps"]
+    np.testing.assert_allclose(ours.ys, stock.ys, rtol=1e-6)
+    # 3 - 2 exp(-2).
+    np.testing.assert_allclose(ours.ys[0], 2.729329, rtol=5e-6)
+
+
+def test_unrolled_refuses_an_implicit_solver():
     message = "got Kvaerno3, which is not an explicit Runge-Kutta .* diffrax.Dopri5"
     with unchecked_types(), pytest.raises(ValueError, match=message):
         jaxode.Unrolled(diffrax.Kvaerno3())  # pyright: ignore[reportArgumentType]

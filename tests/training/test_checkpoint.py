@@ -8,14 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxode.nn import ODENet
 from jaxode.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     load_header,
     save_checkpoint,
 )
+from jaxode.training.steps import TrainState
 
 
 class Tree(eqx.Module):
@@ -194,3 +197,26 @@ def test_missing_and_surplus_arrays_are_refused(path):
         load_checkpoint(path, (jnp.zeros(2),))
     with pytest.raises(CheckpointError, match=r"\[2\] is nothing, and float32\[4\]"):
         load_checkpoint(path, (jnp.zeros(2), jnp.zeros(3), jnp.zeros(4)))
+
+
+def test_checkpoint_written_by_an_earlier_version_is_read():
+    """Paths of arrays in a file are an interface: those who trained keep their files.
+
+    The file is from the first version: two channels, seed 11, three steps by SGD with
+    momentum on eight images that NumPy drew from seed 5.
+    """
+    written = Path(__file__).with_name("saved_before.ckpt")
+    optimiser = optax.sgd(0.05, momentum=0.9)
+    model = ODENet(2, key=jax.random.key(0), adjoint="backsolve")
+    state, header = load_checkpoint(written, TrainState.create(model, optimiser))
+    assert header == {"epoch": 3} and int(state.step) == 3
+    images = np.random.default_rng(5).integers(0, 256, (8, 28, 28, 1))
+    logits = eqx.filter_jit(state.model)(images[:2].astype(np.uint8))
+    # What the first version computed from it; observed equal.
+    expected = [
+        [-0.0063601, -0.1124681, -1.7939665, -0.1471483, 4.6320224]
+        + [0.5982709, -1.7245239, -1.8556334, -0.5196071, 0.0815453],
+        [-0.0660042, 0.6189096, -1.8127761, -0.1671344, 0.0741152]
+        + [-0.0367304, -1.4887553, -1.626287, 0.5134514, 4.5428066],
+    ]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)

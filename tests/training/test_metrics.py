@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode._solve.stats import BackwardStats, SolveStats
+from jaxode._solve.stats import SolveCounts, SolveStats
 from jaxode.training.metrics import add_backward, as_count, loss_and_metrics, Metrics
 
 
@@ -18,7 +18,7 @@ class Constant(eqx.Module):
     nfe: int | None = eqx.field(static=True, default=14)
     success: bool | tuple[bool, ...] = eqx.field(static=True, default=True)
 
-    def __call__(self, images):
+    def with_stats(self, images):
         success = jnp.asarray(self.success)
         count = jnp.ones(success.shape, jnp.int32)
         stats = SolveStats(
@@ -92,23 +92,34 @@ def test_image_of_a_failed_solve_is_not_correct(success):
     assert sums_by_numpy(images, labels)[1] > 0
     _, metrics = loss_and_metrics(Constant(success=success), images, labels)
     assert int(metrics.correct) == 0
-    assert int(metrics.failed_solves) == np.size(success)
+    assert int(metrics.num_failures) == np.size(success)
 
 
 def test_counts_of_the_solve_are_taken_over():
     _, metrics = loss_and_metrics(Constant(), *make_batch(4))
-    assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 1)
-    assert int(metrics.failed_solves) == 0
+    assert (int(metrics.nfe_forward), int(metrics.num_rejected_steps)) == (14, 1)
+    assert int(metrics.num_failures) == 0
 
 
 def test_calls_of_a_batch_with_steps_of_its_own_are_the_largest():
     _, metrics = loss_and_metrics(Constant(success=(True,) * 4), *make_batch(4))
-    assert (int(metrics.nfe_forward), int(metrics.rejected_steps)) == (14, 4)
+    assert (int(metrics.nfe_forward), int(metrics.num_rejected_steps)) == (14, 4)
 
 
 def test_solver_that_hides_its_calls_counts_none():
     _, metrics = loss_and_metrics(Constant(nfe=None), *make_batch(4))
     assert int(metrics.nfe_forward) == 0
+
+
+def test_classifier_without_statistics_counts_none():
+    images, labels = make_batch(6)
+    model = lambda images: Constant().with_stats(images)[0]
+    _, metrics = loss_and_metrics(model, images, labels)
+    _, with_stats = loss_and_metrics(Constant(), images, labels)
+    assert int(metrics.nfe_forward) == int(metrics.num_rejected_steps) == 0
+    same = ("loss_sum", "correct", "total", "batches", "num_failures")
+    for name in same:
+        np.testing.assert_array_equal(getattr(metrics, name), getattr(with_stats, name))
 
 
 def test_zeros_are_neutral():
@@ -126,17 +137,17 @@ def test_skipped_step_keeps_counts_and_drops_loss(is_applied):
     _, batch = loss_and_metrics(Constant(), *make_batch(4))
     batch = dataclasses.replace(batch, loss_sum=jnp.asarray(jnp.inf))
     backward = dataclasses.replace(
-        BackwardStats.probe(),
+        SolveCounts.zeros(),
         nfe=jnp.asarray(13.0),
         num_rejected_steps=jnp.asarray(2.0),
-        num_failures=jnp.asarray(1.0),
+        num_underflow=jnp.asarray(1.0),
         reconstruction_error=jnp.asarray(jnp.inf),
     )
     metrics = add_backward(batch, backward, jnp.asarray(is_applied))
-    counts = (metrics.nfe_forward, metrics.nfe_backward, metrics.rejected_steps)
+    counts = (metrics.nfe_forward, metrics.nfe_backward, metrics.num_rejected_steps)
     assert tuple(map(int, counts)) == (14, 13, 1 + 2)
-    assert int(metrics.failed_solves) == 1
-    assert int(metrics.skipped_steps) == int(not is_applied)
+    assert int(metrics.num_failures) == 1
+    assert int(metrics.num_skipped) == int(not is_applied)
     assert int(metrics.total) == (4 if is_applied else 0)
     assert bool(jnp.isfinite(metrics.loss_sum)) != is_applied
     assert bool(jnp.isfinite(metrics.reconstruction_error_sum)) != is_applied

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+import jaxode
 from jaxode._solve.adjoints import Backsolve
-from jaxode._solve.gradient import value_and_grad_with_stats
 from jaxode._solve.odeint import odeint
+from jaxode._solve.probes import value_and_grad_with_stats
 from jaxode._solve.stats import SolveStats
 from jaxode.training.batches import epoch_order
 from jaxode.training.metrics import Metrics
@@ -36,7 +37,7 @@ class Linear(eqx.Module):
     weight: jax.Array
     on_trace: Callable[[], None] = eqx.field(static=True, default=lambda: None)
 
-    def __call__(self, images):
+    def with_stats(self, images):
         self.on_trace()
         flags = images[:, 0, 0, 0]
         rows = images.astype(jnp.float32).mean(axis=(2, 3)) / 255
@@ -58,6 +59,15 @@ class Linear(eqx.Module):
             success=~jnp.any(flags == 255),
         )
         return logits, stats
+
+
+class TimeFree(eqx.Module):
+    """dy/dt = layer(y)."""
+
+    layer: eqx.nn.MLP
+
+    def __call__(self, t, y, args):
+        return self.layer(y)
 
 
 def make_data(count: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -107,7 +117,7 @@ def test_step_equals_softmax_regression_by_hand():
     np.testing.assert_allclose(state.model.weight, weight - 0.5 * grad, atol=5e-7)
     assert (int(state.step), int(state.skipped_in_a_row)) == (1, 0)
     assert (int(metrics.total), int(metrics.batches)) == (20, 1)
-    assert (int(metrics.nfe_forward), int(metrics.skipped_steps)) == (7, 0)
+    assert (int(metrics.nfe_forward), int(metrics.num_skipped)) == (7, 0)
 
 
 def test_step_traces_once_over_ten_batches():
@@ -127,10 +137,10 @@ def test_failed_step_changes_nothing_but_the_counters(value):
     state, metrics = train_step(start, flag(images, value), labels, optimiser=SGD)
     assert same_bits((state.model, state.opt_state), (start.model, start.opt_state))
     assert (int(state.step), int(state.skipped_in_a_row)) == (2, 1)
-    assert (int(metrics.skipped_steps), int(metrics.total)) == (1, 0)
-    assert int(metrics.failed_solves) == (1 if value == 255 else 0)
+    assert (int(metrics.num_skipped), int(metrics.total)) == (1, 0)
+    assert int(metrics.num_failures) == (1 if value == 255 else 0)
     state, metrics = train_step(state, images, labels, optimiser=SGD)
-    assert int(state.skipped_in_a_row) == int(metrics.skipped_steps) == 0
+    assert int(state.skipped_in_a_row) == int(metrics.num_skipped) == 0
     assert not same_bits(state.model, start.model)
 
 
@@ -140,14 +150,14 @@ def test_step_to_infinite_parameters_is_skipped():
     start = make_state(optimiser)
     state, metrics = train_step(start, images, labels, optimiser=optimiser)
     assert same_bits(state.model, start.model)
-    assert int(metrics.skipped_steps) == 1
+    assert int(metrics.num_skipped) == 1
 
 
 def test_step_with_failed_backward_solve_is_skipped():
     class Decay(eqx.Module):
         weight: jax.Array
 
-        def __call__(self, images):
+        def with_stats(self, images):
             def field(t, y, weight):
                 return y @ weight
 
@@ -169,7 +179,7 @@ def test_step_with_failed_backward_solve_is_skipped():
     start = TrainState.create(Decay(jnp.eye(10)), SGD)
     state, metrics = train_step(start, images, labels, optimiser=SGD)
     assert same_bits(state.model, start.model)
-    assert (int(metrics.skipped_steps), int(metrics.failed_solves)) == (1, 1)
+    assert (int(metrics.num_skipped), int(metrics.num_failures)) == (1, 1)
 
 
 def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
@@ -178,7 +188,11 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
     def failing(loss_fn, **options):
         def call(params):
             out, grads, stats = value_and_grad_with_stats(loss_fn, **options)(params)
-            return out, grads, dataclasses.replace(stats, num_failures=jnp.asarray(1.0))
+            return (
+                out,
+                grads,
+                dataclasses.replace(stats, num_other_failures=jnp.asarray(1.0)),
+            )
 
         return call
 
@@ -188,7 +202,7 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
     start = make_state(optimiser)
     state, metrics = train_step(start, *make_data(8), optimiser=optimiser)
     assert same_bits(state.model, start.model)
-    assert (int(metrics.skipped_steps), int(metrics.failed_solves)) == (1, 1)
+    assert (int(metrics.num_skipped), int(metrics.num_failures)) == (1, 1)
 
 
 def test_schedule_of_optax_works_under_strict_promotion():
@@ -196,7 +210,23 @@ def test_schedule_of_optax_works_under_strict_promotion():
     optimiser = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule))
     state = make_state(optimiser)
     state, metrics = train_step(state, *make_data(8), optimiser=optimiser)
-    assert int(metrics.skipped_steps) == 0
+    assert int(metrics.num_skipped) == 0
+
+
+def test_layers_with_a_block_among_them_are_a_classifier():
+    keys = jax.random.split(jax.random.key(3), 2)
+    field = eqx.nn.MLP(28, 28, 8, 1, activation=jnp.tanh, key=keys[0])
+    layers = [
+        eqx.nn.Lambda(lambda image: image.astype(jnp.float32).mean(axis=(1, 2)) / 255),
+        jaxode.nn.ODEBlock(TimeFree(field), rtol=0.1, atol=0.1, adjoint="backsolve"),
+        eqx.nn.Linear(28, 10, key=keys[1]),
+    ]
+    start = TrainState.create(eqx.filter_vmap(eqx.nn.Sequential(layers)), SGD)
+    state, metrics = train_step(start, *make_data(8), optimiser=SGD)
+    assert not same_bits(state.model, start.model)
+    # It has no forward statistics; those of the way back come by themselves.
+    assert int(metrics.nfe_forward) == 0 < int(metrics.nfe_backward)
+    assert (int(metrics.total), int(metrics.num_skipped)) == (8, 0)
 
 
 # Many steps
@@ -266,7 +296,7 @@ def test_ten_skipped_in_a_row_end_the_call_there():
     state, metrics = run_rows(images, labels, [0, 30], order=order)
     assert MAX_SKIPPED_IN_A_ROW == 10
     assert int(state.step) == 15
-    assert int(state.skipped_in_a_row) == int(metrics.skipped_steps) == 10
+    assert int(state.skipped_in_a_row) == int(metrics.num_skipped) == 10
     # What went well before is kept.
     good, _ = run_rows(images, labels, [0, 5], order=order)
     assert same_bits(state.model, good.model)
@@ -275,7 +305,7 @@ def test_ten_skipped_in_a_row_end_the_call_there():
 def test_nine_skipped_in_a_row_do_not_end_the_call():
     images, labels, order = bad_images(30, lambda row: row % 10 != 9)
     state, metrics = run_rows(images, labels, [0, 30], order=order)
-    assert (int(state.step), int(metrics.skipped_steps)) == (30, 27)
+    assert (int(state.step), int(metrics.num_skipped)) == (30, 27)
     assert (int(state.skipped_in_a_row), int(metrics.total)) == (0, 3 * 4)
 
 
