@@ -83,6 +83,7 @@ def with_own_gradient(
         )
         perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
         bars = pull_back(eqx.combine(arrays, static), perturbed, kept, ys_bar)
+        bars = varying_like(bars, arrays)
         nothing = jax.tree.map(lambda _: None, arrays)
         return (nothing._replace(**bars),)
 

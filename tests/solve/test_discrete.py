@@ -41,8 +41,8 @@ def test_gradient_does_not_depend_on_the_rows(x64, rows, reverse):
     whole, expected = gradients(problem, "discrete", **TIGHT)
     sparse, actual = gradients(problem, jaxode.Discrete(rows=rows), **TIGHT)
     assert whole.stats.num_accepted_steps > 16
-    np.testing.assert_array_equal(sparse.ys, whole.ys)
-    # Observed 0 to 1e-15: the same steps, added up in the same order.
+    assert sparse.stats.num_steps == whole.stats.num_steps
+    # Observed at most 3e-15: the same steps, in another program.
     assert relative_error(actual, expected) < 1e-14
 
 
