@@ -11,13 +11,16 @@ in this one call. A gradient that cannot be had is a row of the table that says 
 All parts take about half an hour on two cores, `--quick` two minutes. Exit codes: 0
 done; 2 something that was given cannot be used, and a line says what to do; 130 Ctrl-C.
 Needs `pip install -e ".[experiments]"`.
+
+JAX takes a second to import. So what needs it is imported within functions here: not
+for a typing error, and not before Ctrl-C works.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from _start import exit_code, set_xla_cpu_flags
+from console.process import exit_code, in_one_line, set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -29,38 +32,35 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     Raises:
         InputError: with all that the user needs to see.
     """
-    # JAX takes a second to import: not for a typing error, and not before Ctrl-C works.
-    from _adjoints_config import AdjointsConfig, check, PARTS
-    from _command_line import InputError, parse
+    from adjoint_study.config import AdjointsConfig, check
+    from console.command_line import parse
 
     arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(AdjointsConfig, arguments, "adjoints.py")
     check(config)
     if config.redraw is not None:
-        from _adjoints_figures import draw
-        from _adjoints_tables import read_tables
-
-        draw(config.redraw, read_tables(config.redraw, PARTS))
-        print(f"Figures drawn again in {config.redraw}")
-        return config.redraw
+        return redraw(config.redraw)
 
     set_xla_cpu_flags()
-    from _adjoints_run import run
-    from _compilation_cache import use_compilation_cache
-
-    import jaxode
+    from adjoint_study.run import run
+    from console.compilation_cache import use_compilation_cache
 
     # A full run measures compilation too, which must not come from an earlier one.
     if config.quick:
         use_compilation_cache()
-    try:
+    with in_one_line():
         return run(config)
-    except (
-        jaxode.datasets.DataError,
-        jaxode.training.CheckpointError,
-        OSError,
-    ) as error:
-        raise InputError(str(error)) from error
+
+
+def redraw(folder: Path) -> Path:
+    """Draws the figures of an earlier call again, from its tables."""
+    from adjoint_study.config import PARTS
+    from adjoint_study.figures import draw
+    from adjoint_study.tables import read_tables
+
+    draw(folder, read_tables(folder, PARTS))
+    print(f"Figures drawn again in {folder}")
+    return folder
 
 
 if __name__ == "__main__":

@@ -6,15 +6,58 @@
 Each epoch is a line on the screen and one in `metrics.jsonl`. Exit codes: 0 done; 2
 something that was given cannot be used, or the training failed, and a line or two say
 what to do; 130 Ctrl-C. Needs `pip install -e ".[experiments]"`.
+
+JAX takes a second to import. So what needs it is imported within functions here: not
+for a typing error, and not before Ctrl-C works.
 """
 
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from _start import exit_code, set_xla_cpu_flags, use_one_thread_if_small
+from console.process import (
+    exit_code,
+    in_one_line,
+    set_xla_cpu_flags,
+    use_one_thread_if_small,
+)
+
+
+if TYPE_CHECKING:
+    from classifier.config import Config
+
+
+def train(config: "Config") -> dict[str, Any]:
+    """Trains, or goes on training, as the settings say.
+
+    Returns:
+        The last epoch's object of `metrics.jsonl`.
+    """
+    import jax
+
+    from classifier.data import Data
+    from classifier.loop import RunStopped, Trainer
+    from classifier.run import Run
+    from classifier.setup import build_model, build_optimiser
+    from jaxode.training import TrainState
+
+    with Run.open(config) as run, jax.default_matmul_precision(config.precision):
+        data = Data.of(config, run.load_data())
+        model = build_model(config)
+        optimiser = build_optimiser(config, data.steps_per_epoch)
+        state = run.begin(data, TrainState.create(model, optimiser))
+        trainer = Trainer(config, data, optimiser, run.reporter)
+        if run.epochs_left:
+            programs = run.compile(trainer, state)
+            try:
+                for epoch in run.epochs_left:
+                    state, record = trainer.run_epoch(state, epoch, programs)
+                    run.keep(state, record)
+            except RunStopped as stop:
+                raise run.give_up(stop) from stop
+        return run.finish()
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -26,46 +69,36 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         InputError: with all that the user needs to see.
     """
-    # JAX takes a second to import: not for a typing error, and not before Ctrl-C works.
-    from _command_line import check, InputError, parse
-    from _config import EvaluateConfig
+    from classifier.checks import check
+    from classifier.config import EvaluateConfig
+    from console.command_line import parse
 
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["evaluate"]:
         asked = parse(EvaluateConfig, arguments[1:], "mnist.py evaluate")
         set_xla_cpu_flags()
-        from _evaluation import evaluate
+        from classifier.evaluation import evaluate
 
-        run = partial(evaluate, asked)
+        work = partial(evaluate, asked)
     else:
         config = read_settings(arguments)
         check(config)
         set_xla_cpu_flags()
         use_one_thread_if_small(config.batch_size, config.channels)
-        from _training import train
+        work = partial(train, config)
 
-        run = partial(train, config)
-
-    from _compilation_cache import use_compilation_cache
-
-    import jaxode
+    from console.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
-    try:
-        return run()
-    except (
-        jaxode.datasets.DataError,
-        jaxode.training.CheckpointError,
-        OSError,
-    ) as error:
-        raise InputError(str(error)) from error
+    with in_one_line():
+        return work()
 
 
-def read_settings(arguments: Sequence[str]):
+def read_settings(arguments: Sequence[str]) -> "Config":
     """The settings of a training run, checked for their types only."""
-    from _command_line import parse, peek
-    from _config import Config, PRESETS
-    from _run_folder import read_run
+    from classifier.config import Config, PRESETS
+    from classifier.run_folder import read_run
+    from console.command_line import parse, peek
 
     resumed = peek(arguments, "--resume")
     if resumed is None:

@@ -30,7 +30,40 @@ from jaxtyping import Array, ArrayLike, PyTree
 _CHECKPOINT_BYTES = 2**22
 _FEWEST_CHECKPOINTS = 16
 
-AdjointName: TypeAlias = Literal["backsolve", "checkpoint", "direct"]
+AdjointName: TypeAlias = Literal["discrete", "backsolve", "checkpoint", "direct"]
+
+
+class Discrete(eqx.Module):
+    """Settings of the discrete adjoint: how much of the forward solve it keeps.
+
+    The states of as many steps as there are rows are kept, and nothing is computed
+    twice. In a longer solve the rows hold the state of every second step, of every
+    fourth, and so on, and the steps between are repeated on the way back: each of them
+    once, up to as many steps as the rows squared, and more often beyond that.
+
+    Attributes:
+        rows: States to keep, at least 2; by default as many as `bytes` hold, but no
+            fewer than 16.
+        bytes: Bound on what the rows take, where `rows` does not say how many. Each
+            holds the state and, for methods such as `diffrax.Dopri5()` that use it
+            again, the field there. Beside the rows, four or eight bytes are kept for
+            every one of `max_steps` (for each of 262,144 steps if that is `None`).
+    """
+
+    rows: int | None = eqx.field(static=True, default=None)
+    bytes: int = eqx.field(static=True, default=2**22)
+
+    def __check_init__(self):
+        if self.rows is not None and self.rows < 2:
+            raise ValueError(
+                f"Discrete needs rows for at least 2 states; got rows={self.rows}. "
+                "Leave it out for as many as fit into `bytes`."
+            )
+
+    def num_rows(self, row_bytes: int, capacity: int) -> int:
+        """How many rows of so many bytes to have for so many steps: an even number."""
+        rows = self.rows or max(_FEWEST_CHECKPOINTS, self.bytes // max(row_bytes, 1))
+        return 2 * (min(rows, capacity + 1) // 2)
 
 
 class Backsolve(eqx.Module):
@@ -75,29 +108,31 @@ class Backsolve(eqx.Module):
             )
 
 
-Adjoint: TypeAlias = AdjointName | Backsolve | diffrax.AbstractAdjoint
+Adjoint: TypeAlias = AdjointName | Discrete | Backsolve | diffrax.AbstractAdjoint
+AdjointObject: TypeAlias = Discrete | Backsolve | diffrax.AbstractAdjoint
 
-ADJOINTS: dict[str, Backsolve | diffrax.AbstractAdjoint] = {
+ADJOINTS: dict[str, AdjointObject] = {
+    "discrete": Discrete(),
     "backsolve": Backsolve(),
     "checkpoint": diffrax.RecursiveCheckpointAdjoint(),
     "direct": diffrax.DirectAdjoint(),
 }
 
 
-def resolve_adjoint(adjoint: Adjoint) -> Backsolve | diffrax.AbstractAdjoint:
+def resolve_adjoint(adjoint: Adjoint) -> AdjointObject:
     """The adjoint that a name stands for, or the object itself.
 
     Raises:
         ValueError: for a name that is none of `ADJOINTS`.
         TypeError: for anything that is neither a name nor an adjoint.
     """
-    if isinstance(adjoint, Backsolve | diffrax.AbstractAdjoint):
+    if isinstance(adjoint, Discrete | Backsolve | diffrax.AbstractAdjoint):
         return adjoint
     names = ", ".join(repr(name) for name in ADJOINTS)
     if not isinstance(adjoint, str):
         raise TypeError(
-            f"adjoint must be one of {names}, a jaxode.Backsolve or a "
-            f"diffrax.AbstractAdjoint; got {adjoint!r}."
+            f"adjoint must be one of {names}, a jaxode.Discrete or jaxode.Backsolve, "
+            f"or a diffrax.AbstractAdjoint; got {adjoint!r}."
         )
     if adjoint not in ADJOINTS:
         raise ValueError(f"Unknown adjoint {adjoint!r}; choose one of {names}.")

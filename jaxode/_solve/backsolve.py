@@ -8,16 +8,14 @@ is solved from `t1` to `t0`, starting at `y(t1)`, `dL/dy(t1)` and zero. It ends 
 `dL/dy(t0)` and `dL/dp`; each read-out time in between adds its cotangent to `a`.
 (Chen et al. 2018, arXiv:1806.07366, eqs. 3 to 5 and appendix C.)
 
-`diffrax.BacksolveAdjoint` solves the same system. It is written out here because that
-class keeps the backward solve to itself: no count of its steps, no way to start it
+`diffrax.BacksolveAdjoint` solves the same system, and the tests hold the two to be
+equal. It keeps the backward solve to itself: no count of its steps, no way to start it
 where the forward solve ended, no reconstruction error (diffrax issues 110, 118, 195).
-Should Diffrax return these, this module can go; the tests hold the two to be equal.
 """
 
 import dataclasses
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,7 +24,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .adjoints import Backsolve
 from .failures import counts_of, raise_if_failed
-from .integrate import Integral, integrate
+from .integrate import Integral
+from .loop import prepare, run
+from .own_gradient import parameters_of, Problem, with_own_gradient
 from .settings import backward_settings, SolveSettings
 from .stats import SolveCounts
 
@@ -34,20 +34,6 @@ from .stats import SolveCounts
 def _relative_error(y: PyTree, y_true: PyTree) -> Float[Array, ""]:
     difference = optx.two_norm(jax.tree.map(jnp.subtract, y, y_true))
     return difference / jnp.maximum(optx.two_norm(y_true), 1e-30)
-
-
-class _Problem(eqx.Module):
-    """What a solve is differentiated with respect to.
-
-    `captured` holds arrays that the field closes over. They are here to be told apart:
-    whoever differentiates them gets an error instead of a gradient of zero.
-    """
-
-    y0: PyTree[Array]
-    field: Any
-    args: PyTree
-    captured: PyTree[Array]
-    probe: SolveCounts
 
 
 class _Augmented(eqx.Module):
@@ -85,44 +71,31 @@ CAPTURED_MESSAGE = (
 )
 
 
-@eqx.filter_custom_vjp
-def backsolve(
-    problem: _Problem,
-    ts: Float[Array, " time"],
-    forward: SolveSettings,
-    backward: SolveSettings,
-) -> Integral:
-    """`integrate`, differentiated by the continuous adjoint.
-
-    The gradient is NaN where one of the two solves failed.
-
-    Where `backward.dt0` is `None`, the backward solve of each interval starts with the
-    step that the solve before it ended with, the forward solve in the first place.
-    """
-    del backward
-    return integrate(problem.field, problem.y0, problem.args, ts, forward)
-
-
-@backsolve.def_fwd
-def _backsolve_fwd(perturbed, problem, ts, forward, backward):
-    if any(jax.tree.leaves(perturbed.captured)):
-        raise ValueError(CAPTURED_MESSAGE)
-    out = backsolve(problem, ts, forward, backward)
+def _forward(problem: Problem, keep: bool) -> tuple[Integral, PyTree]:
+    """The solve; the way back needs what it returned, and nothing from within."""
+    del keep
+    setup = prepare(problem.field, problem.args, problem.ts, problem.settings)
+    out, _, _ = run(setup, problem.y0)
     return out, (out.ys, out.stats)
 
 
-@backsolve.def_bwd
-def _backsolve_bwd(residuals, out_bar, perturbed, problem, ts, forward, backward):
-    del forward
-    ys, forward_stats = residuals
+def _pull_back(
+    problem: Problem, perturbed: Problem, kept: PyTree, ys_bar: PyTree[Array]
+) -> dict[str, PyTree]:
+    """The cotangents of what was perturbed, by the names in `Problem`.
 
-    # What comes in: dL/dy at every read-out time, zero where there is none.
-    ys_bar = jax.tree.map(
-        lambda y, y_bar: jnp.zeros_like(y) if y_bar is None else y_bar, ys, out_bar.ys
-    )
-    parameters, rest = eqx.partition(
-        (problem.field, problem.args), (perturbed.field, perturbed.args)
-    )
+    They are NaN where one of the two solves failed and the loss depends on it.
+
+    Where no first step is given, the backward solve of each interval starts with the
+    step that the solve before it ended with, the forward solve in the first place.
+    """
+    if any(jax.tree.leaves(perturbed.captured)):
+        raise ValueError(CAPTURED_MESSAGE)
+    ys, forward_stats = kept
+    ts, settings = problem.ts, problem.settings
+    assert isinstance(settings.adjoint, Backsolve)
+    backward = backward_settings(settings.adjoint, settings)
+    parameters, rest = parameters_of(problem, perturbed)
 
     # The start: a(t1) = dL/dy(t1) is added by the first interval, g(t1) = 0 (eq. 5).
     a = jax.tree.map(jnp.zeros_like, problem.y0)
@@ -147,17 +120,15 @@ def _backsolve_bwd(residuals, out_bar, perturbed, problem, ts, forward, backward
     a, g, _, counts = carry
 
     # What goes out: dL/dy(t0) = a(t0) and dL/dp = g(t0). A gradient from half a solve
-    # looks like any other; a NaN does not.
+    # looks like any other; a NaN does not. Whoever has masked a solve that failed out
+    # of the loss gets the zero that is right.
     failed = (counts.num_failures > 0) | ~forward_stats.success
-    a, g = jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), (a, g))
-    field_bar, args_bar = jax.tree.map(lambda g, p: g.astype(p.dtype), g, parameters)
-    return _Problem(
-        y0=a,
-        field=field_bar,
-        args=args_bar,
-        captured=jax.tree.map(lambda _: None, problem.captured),
-        probe=counts,
+    masked = ~jnp.any(jnp.stack([jnp.any(bar != 0) for bar in jax.tree.leaves(ys_bar)]))
+    a, g = jax.tree.map(
+        lambda x: jnp.where(masked, 0, jnp.where(failed, jnp.nan, x)), (a, g)
     )
+    field_bar, args_bar = jax.tree.map(lambda g, p: g.astype(p.dtype), g, parameters)
+    return dict(y0=a, field=field_bar, args=args_bar, probe=counts)
 
 
 def _intervals(ts: Array, y0: PyTree, ys: PyTree, ys_bar: PyTree) -> PyTree:
@@ -184,7 +155,7 @@ def _backward_interval(
     if settings.dt0 is None:
         settings = settings.replace(dt0=step)
     ends = jnp.stack([t_end, t_start])
-    solve = integrate(augmented, (y_end, a, g), parameters, ends, settings)
+    solve, _, _ = run(prepare(augmented, parameters, ends, settings), (y_end, a, g))
     rows = solve.ys
     if settings.throw:
         which = "The backward solve (adjoint)"
@@ -198,7 +169,9 @@ def _backward_interval(
     own = dataclasses.replace(counts_of(solve), num_solves=jnp.zeros((), jnp.float32))
     counts = jax.tree.map(jnp.add, counts, own)
     counts = dataclasses.replace(counts, reconstruction_error=worst)
-    return a, g, solve.stats.last_step, counts
+    # An interval between equal times takes no step.
+    last_step = solve.stats.last_step
+    return a, g, jnp.where(last_step > 0, last_step, step), counts
 
 
 def solve_by_backsolve(
@@ -221,11 +194,6 @@ def solve_by_backsolve(
         captured: Arrays that the field closes over.
         probe: Receives the backward counts as its cotangent.
     """
-    assert isinstance(settings.adjoint, Backsolve)
-    # Neither solve is differentiated by Diffrax: there this adjoint means a plain
-    # `lax.while_loop`.
-    forward = settings.replace(adjoint=diffrax.ForwardMode())
-    backward = backward_settings(settings.adjoint, forward)
     probe = SolveCounts.zeros() if probe is None else probe
-    problem = _Problem(y0, field, args, captured, probe)
-    return backsolve(problem, ts, forward, backward)
+    problem = Problem(y0, field, args, captured, probe, ts, settings)
+    return with_own_gradient(problem, _forward, _pull_back)

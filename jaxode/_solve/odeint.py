@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .adjoints import Adjoint, Backsolve, with_checkpoints
+from .adjoints import Adjoint, Backsolve, Discrete, with_checkpoints
 from .arguments import check_state, check_times
 from .backsolve import solve_by_backsolve
 from .closures import captured_arrays, VectorField
+from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
@@ -126,6 +127,8 @@ def _solve(
     problem = (field, y_start, args, fixed_ts, settings)
     if isinstance(settings.adjoint, Backsolve):
         solve = solve_by_backsolve(*problem, captured, given.backward_probe)
+    elif isinstance(settings.adjoint, Discrete):
+        solve = solve_by_discrete(*problem, captured, given.backward_probe)
     else:
         solve = _solve_by_diffrax(*problem, given.backward_probe)
 

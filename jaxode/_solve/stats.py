@@ -47,6 +47,8 @@ class SolveCounts(eqx.Module):
         num_steps: Steps tried.
         num_accepted_steps: Steps kept.
         num_rejected_steps: Steps thrown away.
+        num_repeated_steps: On the way back of `discrete`, steps that were computed once
+            more because their state had not been kept. 0 otherwise.
         num_solves: Solves; on the way back, solves that were differentiated.
         num_max_steps: Solves that took all the steps they were allowed. Like the next
             three, `backsolve` counts it for each interval between read-out times.
@@ -62,6 +64,7 @@ class SolveCounts(eqx.Module):
     num_steps: Float[Array, ""]
     num_accepted_steps: Float[Array, ""]
     num_rejected_steps: Float[Array, ""]
+    num_repeated_steps: Float[Array, ""]
     num_solves: Float[Array, ""]
     num_max_steps: Float[Array, ""]
     num_non_finite: Float[Array, ""]

@@ -177,7 +177,7 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
             # its error estimate was, and the pass over the state would not be free.
             non_finite=jax.lax.cond(
                 keep,
-                lambda: jnp.array(False),
+                lambda: ~keep,
                 lambda: any_non_finite((y1_candidate, y_error)),
             ),
             inner=inner,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 else:
     from equinox import AbstractClassVar
 
+from .noinline import noinline
 from .tableaus import CLASSICAL, third_order_weights, THREE_EIGHTHS
 
 
@@ -39,6 +40,18 @@ def _combine(y0: PyTree, weights: np.ndarray, stages: list[PyTree]) -> PyTree:
         return y + sum(w * k for (w, _), k in zip(used, ks, strict=True))
 
     return jax.tree.map(leaf, y0, *[k for _, k in used])
+
+
+def _noinline_vf(terms: Terms, args: PyTree) -> Callable[[Any, PyTree], PyTree]:
+    """The field, one piece of the program for each of its calls (see `noinline.py`)."""
+    arrays, static = eqx.partition((terms, args), eqx.is_array)
+
+    @noinline()
+    def vf(arrays, t, y):
+        terms, args = eqx.combine(arrays, static)
+        return terms.vf(t, y, args)
+
+    return lambda t, y: vf(arrays, t, y)
 
 
 def _explicit_step(
@@ -59,12 +72,13 @@ def _explicit_step(
         `y1`, the increments `k_i`, and the last stage's field value (for FSAL).
     """
     control = terms.contr(t0, t1)
+    vf = _noinline_vf(terms, args)
     stages = [terms.prod(first, control)]
     y, f = y0, first
     for c, row in zip(tableau.c, tableau.a_lower, strict=True):
         y = _combine(y0, row, stages)
         t = t1 if c == 1 else t0 + float(c) * (t1 - t0)
-        f = terms.vf(t, y, args)
+        f = vf(t, y)
         stages.append(terms.prod(f, control))
     y1 = y if tableau.ssal else _combine(y0, tableau.b_sol, stages)
     return y1, stages, f

@@ -10,6 +10,7 @@ from helpers import compiled_for_users, some_slow
 from jax import lax
 
 from jaxode.nn import kernels
+from jaxode._steps.noinline import noinline
 from jaxode.nn.kernels import conv, dispatch
 
 
@@ -381,7 +382,7 @@ def test_units_keep_xla_from_repeating_the_convolution():
 def test_unit_traces_once_for_each_shape():
     count = 0
 
-    @dispatch.noinline("power")
+    @noinline("power")
     def raised(x, *, power):
         nonlocal count
         count += 1

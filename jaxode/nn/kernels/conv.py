@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .dispatch import by_platform, noinline
+from ..._steps.noinline import noinline
+from .dispatch import by_platform
 
 
 Kernels: TypeAlias = Float[Array, "channel in_channel 3 3"]

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
 from .conv import convolve, pad_rows, PaddedMerged, transposed, weight_cotangent
-from .dispatch import noinline
 from .group_norm import (
     cotangent_map,
     cotangent_sums,

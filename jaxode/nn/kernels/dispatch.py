@@ -6,17 +6,16 @@ Two decisions, at two times:
   the platform is not known. `prefers_batch_last` asks `jax.default_backend()`, where
   the program will run unless the caller says otherwise. A wrong guess costs speed only:
   every form is right on every platform.
-- Within a batch-last computation, `by_platform` and `noinline` choose while lowering,
-  by `jax.lax.platform_dependent`, for the platform that is then known.
+- Within a batch-last computation, `by_platform` chooses while lowering, by
+  `jax.lax.platform_dependent`, for the platform that is then known.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import jax
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 
 P = ParamSpec("P")
@@ -63,41 +62,3 @@ def by_platform(
         )
 
     return choose
-
-
-def noinline(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function one that XLA:CPU neither inlines nor fuses across.
-
-    XLA:CPU fuses greedily. A convolution written as additions looks cheap to it, so it
-    repeats the whole sum inside each of its readers, and the readers inside theirs: the
-    field's gradient then compiles for minutes. `lax.optimization_barrier` does not stop
-    it in jax 0.10, which removes barriers before it fuses. A call that may not be
-    inlined does, in jax 0.10 and 0.12. Other platforms inline as usual.
-
-    Args:
-        *static: Names of the keyword arguments that are not arrays.
-
-    Returns:
-        A decorator. The function is traced once for each shape, as under `jax.jit`.
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @partial(jax.jit, static_argnames=static)
-        @wraps(function)
-        def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            # The mark is for the call alone: `jnp` functions inside are calls too.
-            with set_xla_metadata(inlineable=None):
-                return function(*args, **kwargs)
-
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            def marked(*arrays):
-                with set_xla_metadata(inlineable="false"):
-                    return body(*arrays, **kwargs)
-
-            plain = partial(body, **kwargs)
-            return lax.platform_dependent(*args, cpu=marked, default=plain)
-
-        return call
-
-    return decorate

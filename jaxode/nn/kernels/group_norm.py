@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..._steps.noinline import noinline
 from .conv import tree_sum
-from .dispatch import noinline
 from .plain import EPS
 
 

@@ -1,0 +1,1 @@
+"""The classifier of handwritten digits: its settings, training, files and scores."""

@@ -1,0 +1,82 @@
+"""Settings that make sense, or a line that says why not.
+
+Free of JAX, as `config` is.
+"""
+
+import dataclasses
+
+from classifier.config import Config, NOT_ADAPTIVE, NOT_COMPARED
+from console.command_line import InputError
+
+
+def check(config: Config) -> None:
+    """Refuses values that make no sense, before anything is read or written.
+
+    Raises:
+        InputError: naming the option, what it must be and what it was.
+    """
+    positive = "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size"
+    for name in [*positive.split(), "train_size"]:
+        value = getattr(config, name)
+        _require(value is None or value > 0, name, "must be above 0", value)
+        _require(value is None or value < float("inf"), name, "must be finite", value)
+    for name in (
+        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift holdout"
+    ).split():
+        value = getattr(config, name)
+        _require(value >= 0, name, "must not be negative", value)
+        _require(value < float("inf"), name, "must be finite", value)
+    _require(config.momentum < 1, "momentum", "must be below 1", config.momentum)
+    _require(config.shift < 28, "shift", "must be below 28 pixels", config.shift)
+    _require(
+        0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
+    )
+    # Group normalisation has min(32, channels) groups, which must divide the channels.
+    is_divisible = config.channels % min(32, config.channels) == 0
+    need = "must be at most 32 or a multiple of 32"
+    _require(is_divisible, "channels", need, config.channels)
+    if config.decay_epochs:
+        longer = config.decay_epochs > config.warmup_epochs
+        need = f"must be 0 or above --warmup-epochs ({config.warmup_epochs})"
+        _require(longer, "decay_epochs", need, config.decay_epochs)
+    if config.fixed_steps and config.dt0 is None:
+        raise InputError("--fixed-steps needs the length of the steps: add --dt0 0.1.")
+    if config.solver in NOT_ADAPTIVE and not config.fixed_steps:
+        raise InputError(
+            f"--solver {config.solver} has no error estimate to adapt its steps by: "
+            "add --fixed-steps --dt0 0.1, or take dopri5."
+        )
+
+
+def _require(condition: bool, name: str, need: str, value: object) -> None:
+    if not condition:
+        raise InputError(f"--{name.replace('_', '-')} {need}; got {value}.")
+
+
+def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:
+    """Refuses to go on with a run under settings other than its own.
+
+    Raises:
+        InputError: naming the settings that differ, with both values.
+    """
+    names = [f.name for f in dataclasses.fields(Config) if f.name not in NOT_COMPARED]
+    differing = [
+        f"--{name.replace('_', '-')} {getattr(stored, name)} (now {given})"
+        for name in names
+        if (given := getattr(config, name)) != getattr(stored, name)
+    ]
+    if differing:
+        raise InputError(
+            f"{config.resume} was made with other settings: {', '.join(differing)}. "
+            "Resume it without these options, or start a new run."
+        )
+    assert config.resume is not None
+    if config.out is not None and config.out.resolve() != config.resume.resolve():
+        raise InputError(
+            "--out and --resume name different folders; a resumed run stays in its own."
+        )
+    if config.epochs < max(stored.epochs, done_epochs):
+        raise InputError(
+            f"--epochs may be raised for a resumed run, but {config.epochs} is below "
+            f"the {max(stored.epochs, done_epochs)} of {config.resume}."
+        )

@@ -1,0 +1,1 @@
+"""jaxode, plain Diffrax and PyTorch against the clock: `benchmark.py`."""

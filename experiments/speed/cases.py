@@ -1,0 +1,69 @@
+"""The grid of the benchmark, and what is measured in each of its cells."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+Task = Literal["backsolve", "checkpoint", "test"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the grid.
+
+    Attributes:
+        task: A training step with this adjoint, or scoring images.
+        channels: Width of the network.
+        batch: Images per solve.
+        tolerance: Both tolerances of the solve.
+    """
+
+    task: Task
+    channels: int
+    batch: int
+    tolerance: float
+
+    @property
+    def name(self) -> str:
+        parts = (self.task, self.channels, self.batch, f"{self.tolerance:g}")
+        return "-".join(map(str, parts))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant in one cell of the grid.
+
+    Attributes:
+        case: The cell.
+        contestant: Its name.
+        images: Images in one run.
+        median_ms: Milliseconds of a run, median over the rounds.
+        fastest_ms: The fastest round.
+        slowest_ms: The slowest round.
+        calls_per_solve: Field calls of one solve, and of its gradient.
+        rounds: Number of rounds.
+    """
+
+    case: Case
+    contestant: str
+    images: int
+    median_ms: float
+    fastest_ms: float
+    slowest_ms: float
+    calls_per_solve: float
+    rounds: int
+
+
+def cases(headline: bool) -> list[Case]:
+    """The grid: every task over batch sizes, widths, tolerances; fast cells first."""
+    tasks: tuple[Task, ...] = ("backsolve", "checkpoint", "test")
+    grid = [Case(task, 6, 16, 0.1) for task in tasks]
+    if headline:
+        return grid
+    shapes = [(6, 128, 0.1), (6, 512, 0.1), (2, 16, 0.1), (16, 16, 0.1)]
+    shapes += [(6, 16, 1e-2), (6, 16, 1e-3)]
+    shapes += [(2, 128, 0.1), (2, 512, 0.1), (16, 128, 0.1)]
+    # In these a single run of plain Diffrax takes from 10 seconds to minutes.
+    shapes += [(64, 16, 0.1), (16, 512, 0.1), (64, 128, 0.1), (64, 512, 0.1)]
+    grid += [Case(task, *shape) for shape in shapes for task in tasks]
+    return grid

@@ -1,0 +1,43 @@
+"""The settings of `benchmark.py`. Free of JAX, so that `--help` takes no time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from console.command_line import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Times training steps and scoring for jaxode and its peers."""
+
+    torch_python: Path | None = None
+    """Python with torch and torchdiffeq; without it, PyTorch is left out."""
+    headline: bool = False
+    """Only 6 channels, batch 16, tolerance 0.1, and 10,000 images to score."""
+    rounds: int = 7
+    """Rounds in which the contestants take turns."""
+    seconds: float = 1.0
+    """Time spent on each contestant in each round, about; at least one run."""
+    dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
+    """Images to work on."""
+    data_dir: Path | None = None
+    """Folder with the four original files of the data set."""
+    slow: float = 5.0
+    """Seconds of a run from which on a contestant is timed in one round only."""
+    longest: float = 300.0
+    """Seconds of a run, by the time at a smaller batch, past which it is left out."""
+    out: Path | None = None
+    """New folder for table, JSON and plots; runs/TIME-benchmark if not given."""
+    resume: Path | None = None
+    """Folder of a benchmark that was stopped, to go on with its other cells."""
+
+
+def check(config: Config) -> None:
+    """Refuses what makes no sense, before anything is read or written.
+
+    Raises:
+        InputError: naming the options.
+    """
+    if config.resume is not None and config.out is not None:
+        raise InputError("--resume DIR writes to DIR; leave --out away.")

@@ -1,0 +1,472 @@
+"""The loop over a solver's steps: plain `lax.while_loop`, Diffrax's public interfaces.
+
+It does what `diffrax.diffeqsolve` does (the same steps, to rounding), and four things
+beside: it traces in `jax.shard_map`, compiles in a fraction of the time, takes any
+number of steps, and can keep what the way back needs (`record.py`).
+
+Time always increases here. A solve that runs backwards runs in negated time, with the
+field negated: dy/ds = -f(-s, y) for s = -t.
+"""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._steps.controller import InitialStep, StepHistory
+from .._steps.equal_steps import EqualSteps
+from .._steps.lanes import any_lane, choose, varying_like
+from .._steps.runge_kutta import Unrolled
+from .arguments import is_concrete
+from .diffrax_calls import forward_calls
+from .integrate import Integral
+from .record import Record
+from .settings import SolveSettings
+from .stats import SolveStats
+
+
+class Directed(eqx.Module):
+    """A field in the loop's time, which increases.
+
+    Attributes:
+        field: The field.
+        direction: 1 or -1, in the dtype of the times; `None` where time increases.
+    """
+
+    field: Any
+    direction: Float[Array, ""] | None
+
+    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
+        if self.direction is None:
+            return self.field(t, y, args)
+        out = self.field(t * self.direction, y, args)
+        return jax.tree.map(lambda f: f * self.direction.astype(f.dtype), out)
+
+
+class Setup(NamedTuple):
+    """What stays the same from step to step.
+
+    Attributes:
+        term: The field, as Diffrax's solvers take it.
+        solver: The solver, with tolerances if it needs any.
+        controller: What decides on the steps.
+        args: Passed to the field.
+        ts: The times asked for, increasing.
+        max_steps: Steps tried at most, or `None`.
+        can_jump: Whether the controller may say that a step starts at a jump.
+        reads: Whether there are times between the first and the last.
+    """
+
+    term: diffrax.ODETerm
+    solver: diffrax.AbstractSolver
+    controller: diffrax.AbstractStepSizeController
+    args: PyTree
+    ts: Float[Array, " time"]
+    max_steps: int | None
+    can_jump: bool
+    reads: bool
+
+
+class State(eqx.Module):
+    """What a step changes.
+
+    Attributes:
+        t0: Where the next step starts.
+        t1: Where it is tried to end.
+        y: The state at `t0`.
+        solver: The solver's own state.
+        controller: The controller's `StepHistory`.
+        made_jump: Whether the field jumps at `t0`; `None` where it cannot.
+        result: How it is going.
+        num_steps: Steps tried.
+        num_accepted: Steps kept.
+        next_read: Index of the first of `ts` that has not been read.
+        ys: The state at `ts[1:-1]`; `None` if there are no such times.
+        record: What is kept for the way back, if anything is.
+    """
+
+    t0: Float[Array, ""]
+    t1: Float[Array, ""]
+    y: PyTree[Array]
+    solver: PyTree
+    controller: StepHistory
+    made_jump: Bool[Array, ""] | None
+    result: diffrax.RESULTS
+    num_steps: Int[Array, ""]
+    num_accepted: Int[Array, ""]
+    next_read: Int[Array, ""]
+    ys: PyTree[Array] | None
+    record: Record | None
+
+
+def prepare(
+    field: Any, args: PyTree, ts: Float[Array, " time"], settings: SolveSettings
+) -> Setup:
+    """The part of a solve that stays the same from step to step.
+
+    Args:
+        field: Vector field.
+        args: Passed to the field.
+        ts: At least two times, increasing or decreasing, not differentiated.
+        settings: As `SolveSettings.for_times` returns them.
+    """
+    increases = ts[-1] >= ts[0]
+    if is_concrete(increases) and bool(increases):
+        direction = None
+    else:
+        direction = jnp.where(increases, 1, -1).astype(ts.dtype)
+        ts = ts * direction
+    if settings.controller is None:
+        assert settings.dt0 is not None
+        controller = EqualSteps(settings.dt0, ts)
+    else:
+        controller = settings.controller
+        if direction is not None:
+            controller = controller.wrap(direction)
+        controller = InitialStep(controller, settings.dt0)
+    return Setup(
+        term=diffrax.ODETerm(Directed(field, direction)),
+        solver=with_tolerances(settings.solver, settings.controller),
+        controller=controller,
+        args=args,
+        ts=ts,
+        max_steps=settings.max_steps,
+        can_jump=can_jump(settings.controller),
+        reads=ts.shape[0] > 2,
+    )
+
+
+def run(
+    setup: Setup, y0: PyTree[Array], record: Record | None = None
+) -> tuple[Integral, Record | None, Int[Array, ""]]:
+    """Solves, and keeps what the way back needs if `record` is given.
+
+    Args:
+        setup: From `prepare`.
+        y0: State at the first time.
+        record: An empty one, with room for `setup.max_steps` steps; or `None`.
+
+    Returns:
+        The solve's outcome, successful or not; the record; and the index of the first
+        of the times that was not read within a step.
+    """
+    state = _start(setup, y0, record)
+    if record is None or not record.can_overflow:
+        state = _steps(setup, state)
+    else:
+        # The inner loop stops where the record is full, which is then thinned.
+        def stretch(state: State) -> State:
+            state = _steps(setup, state)
+            assert state.record is not None
+            goes_on = _going(setup, state)
+            kept = state.record.thinned(state.num_accepted, goes_on)
+            return eqx.tree_at(lambda s: s.record, state, kept)
+
+        state = _while(lambda state: any_lane(_going(setup, state)), stretch, state)
+    return _outcome(setup, state), state.record, state.next_read
+
+
+def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
+    term, solver, ts, args = setup.term, setup.solver, setup.ts, setup.args
+    controller, solver_state = setup.controller, None
+    t0, t_end = ts[0], ts[-1]
+    if _shares_first_stage(setup):
+        # Hairer's rule and the first step both need the field at the start.
+        solver_state = solver.init(term, t0, t0, y0, args)
+        f0 = lax.stop_gradient(solver_state.value)
+        controller = InitialStep(controller.controller, None, f0)
+    t1, controller_state = controller.init(
+        term, t0, t_end, y0, None, args, solver.func, solver.error_order(term)
+    )
+    t1 = jnp.minimum(t1, t_end)
+    if solver_state is None:
+        solver_state = solver.init(term, t0, t1, y0, args)
+    # Python numbers among them may become arrays from the first step on.
+    solver_state, controller_state = jax.tree.map(
+        lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x,
+        (solver_state, controller_state),
+    )
+    if record is not None:
+        record = record.started(t0, y0, solver_state)
+    rows = len(ts) - 2
+    zero = jnp.zeros((), jnp.int32)
+    results = diffrax.RESULTS
+    in_order = jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] >= ts[:-1])
+    state = State(
+        t0=t0,
+        t1=t1,
+        y=y0,
+        solver=solver_state,
+        controller=controller_state,
+        made_jump=jnp.array(False) if setup.can_jump else None,
+        result=results.where(in_order, results.successful, results.internal_error),
+        num_steps=zero,
+        num_accepted=zero,
+        next_read=zero + 1,
+        ys=(
+            jax.tree.map(lambda y: jnp.zeros((rows, *y.shape), y.dtype), y0)
+            if setup.reads
+            else None
+        ),
+        record=record,
+    )
+    return varying_like(state, setup.term, y0, args, ts)
+
+
+def _going(setup: Setup, state: State) -> Bool[Array, ""]:
+    """Whether the solve has not ended."""
+    going = (state.t0 < setup.ts[-1]) & (state.result == diffrax.RESULTS.successful)
+    if setup.max_steps is not None:
+        going &= state.num_steps < setup.max_steps
+    return going
+
+
+def _steps(setup: Setup, state: State) -> State:
+    """Steps until the solve ends, or the record has no room for another."""
+
+    def stepping(state: State) -> Bool[Array, ""]:
+        going = _going(setup, state)
+        if state.record is not None:
+            going &= state.record.has_room(state.num_accepted)
+        return going
+
+    def body(state: State) -> State:
+        return _step(setup, state, stepping(state))
+
+    return _while(lambda state: any_lane(stepping(state)), body, state)
+
+
+def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
+    """Tries a step. Everything stays as it is where `active` does not hold."""
+    term, solver, args = setup.term, setup.solver, setup.args
+    t0, t1, t_end = state.t0, state.t1, setup.ts[-1]
+
+    # The step, and what the controller makes of it.
+    y1, y_error, dense_info, solver_state, solver_result = solver.step(
+        term, t0, t1, state.y, args, state.solver, made_jump_of(state.made_jump)
+    )
+    # A candidate beyond the field's domain is a step to be rejected (diffrax 143).
+    y_error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), y_error)
+    keep, next_t0, next_t1, made_jump, controller, controller_result = (
+        setup.controller.adapt_step_size(
+            t0,
+            t1,
+            state.y,
+            y1,
+            args,
+            y_error,
+            solver.error_order(term),
+            state.controller,
+        )
+    )
+    keep = jnp.asarray(keep) & active
+    next_t0 = jnp.minimum(next_t0, t_end)
+    next_t1 = _clip_to_end(next_t0, next_t1, t_end, keep)
+
+    # Read-outs within it, and what the way back needs of it.
+    next_read, ys = state.next_read, state.ys
+    if setup.reads:
+        next_read, ys = _read(setup, state, keep, y1, dense_info)
+    record = state.record
+    if record is not None:
+        record = record.with_step(
+            state.num_accepted, t0, t1, state.y, state.solver, state.made_jump
+        )
+
+    # The counts.
+    results = diffrax.RESULTS
+    result = results.where(keep, solver_result, results.successful)
+    failed = result != results.successful
+    result = results.where(failed, result, controller_result)
+    count = lambda condition: condition.astype(jnp.int32)
+    return State(
+        t0=jnp.where(active, next_t0, t0),
+        t1=jnp.where(active, next_t1, t1),
+        y=choose(keep, y1, state.y),
+        solver=choose(keep, solver_state, state.solver),
+        controller=choose(active, controller, state.controller),
+        made_jump=(
+            None
+            if state.made_jump is None
+            else jnp.where(keep, made_jump, state.made_jump)
+        ),
+        result=results.where(active, result, state.result),
+        num_steps=state.num_steps + count(active),
+        num_accepted=state.num_accepted + count(keep),
+        next_read=next_read,
+        ys=ys,
+        record=record,
+    )
+
+
+def _read(
+    setup: Setup, state: State, keep: Bool[Array, ""], y1: PyTree, dense_info: PyTree
+) -> tuple[Int[Array, ""], PyTree]:
+    """Reads the state at the times within a step that is kept.
+
+    The last time, and whatever equals it, is left for the end, where the state is known
+    without an interpolant.
+    """
+    ts = setup.ts
+
+    def within(carry):
+        index, _ = carry
+        t = ts[index]
+        return keep & (t <= state.t1) & (t < ts[-1])
+
+    def body(carry):
+        index, ys = carry
+        inside = within(carry)
+        value = interpolate(setup.solver, state.t0, state.t1, dense_info, y1, ts[index])
+        row = index - 1
+        ys = jax.tree.map(
+            lambda rows, v: rows.at[row].set(jnp.where(inside, v, rows[row])), ys, value
+        )
+        return index + jnp.asarray(inside, jnp.int32), ys
+
+    carry = (state.next_read, state.ys)
+    return lax.while_loop(lambda carry: any_lane(within(carry)), body, carry)
+
+
+def interpolate(
+    solver: diffrax.AbstractSolver,
+    t0: Array,
+    t1: Array,
+    dense_info: PyTree,
+    y1: PyTree,
+    t: Array,
+) -> PyTree[Array]:
+    """The state at a time `t` within a step; at its end the state itself."""
+    inside = solver.interpolation_cls(t0=t0, t1=t1, **dense_info).evaluate(t)
+    return choose(t == t1, y1, inside)
+
+
+def _outcome(setup: Setup, state: State) -> Integral:
+    results = diffrax.RESULTS
+    short = (state.result == results.successful) & (state.t0 < setup.ts[-1])
+    result = results.where(short, results.max_steps_reached, state.result)
+    # Times that were not read are the last one, or were not reached.
+    if setup.reads:
+        unread = jnp.arange(1, len(setup.ts), dtype=jnp.int32) >= state.next_read
+
+        def rows(y, read):
+            read = jnp.concatenate([read, y[None]])
+            return jnp.where(jnp.reshape(unread, (-1,) + (1,) * y.ndim), y, read)
+
+        ys = jax.tree.map(rows, state.y, state.ys)
+    else:
+        ys = jax.tree.map(lambda y: y[None], state.y)
+    history = state.controller
+    nfe = forward_calls(
+        setup.solver,
+        state.num_steps,
+        history.rejected_at_start,
+        history.after_jump,
+        history.after_move,
+    )
+    controller = setup.controller
+    by_rule = isinstance(controller, InitialStep) and controller.length is None
+    if nfe is not None and by_rule:
+        nfe = nfe + (1 if _shares_first_stage(setup) else 2)
+    stats = SolveStats(
+        nfe=nfe,
+        num_steps=state.num_steps,
+        num_accepted_steps=state.num_accepted,
+        num_rejected_steps=state.num_steps - state.num_accepted,
+        last_step=history.last_step,
+        success=result == results.successful,
+    )
+    direction = setup.term.vector_field.direction
+    t_reached = state.t0 if direction is None else state.t0 * direction
+    return Integral(
+        ys=ys,
+        stats=stats,
+        result=result,
+        t_reached=lax.stop_gradient(t_reached),
+        non_finite=history.non_finite,
+    )
+
+
+def _clip_to_end(t0: Array, t1: Array, t_end: Array, keep: Array) -> Array:
+    """No step of almost nothing at the end: the step, or two halves, that go there.
+
+    As Diffrax does, at a hundred times the spacing of floating numbers.
+    """
+    floor = t_end - 100 * (t_end - jnp.nextafter(t_end, -jnp.inf))
+    clipped = jnp.where(keep, t_end, t0 + 0.5 * (t_end - t0))
+    return jnp.where(t1 > floor, clipped, t1)
+
+
+def made_jump_of(made_jump: Array | None) -> Any:
+    """What solvers are told: `False` at trace time where no step starts at a jump."""
+    return False if made_jump is None else made_jump
+
+
+def _shares_first_stage(setup: Setup) -> bool:
+    """Whether the solver's first state is the field at the start, which is needed."""
+    solver: Any = setup.solver
+    return (
+        # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
+        issubclass(type(solver), Unrolled)
+        and solver.tableau.fsal
+        and isinstance(setup.controller, InitialStep)
+        and setup.controller.length is None
+    )
+
+
+def can_jump(controller: Any) -> bool:
+    """Whether a controller may report jumps: one of Diffrax's that was told of some."""
+    is_clip = lambda x: isinstance(x, diffrax.ClipStepSizeController)
+    found = jax.tree.leaves(controller, is_leaf=is_clip)
+    return any(is_clip(x) and x.jump_ts is not None for x in found)
+
+
+def with_tolerances(
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None,
+) -> diffrax.AbstractSolver:
+    """The solver, its root finder with the controller's tolerances if it has none.
+
+    Diffrax marks them by an object of its own that is no number and no function.
+
+    Raises:
+        ValueError: where steps are fixed and the root finder has none.
+    """
+    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+        return solver
+    finder: Any = solver.root_finder
+    is_open = {
+        "rtol": not eqx.is_array_like(finder.rtol),
+        "atol": not eqx.is_array_like(finder.atol),
+        "norm": not callable(finder.norm),
+    }
+    names = [name for name, is_open in is_open.items() if is_open]
+    if not names:
+        return solver
+    if controller is None:
+        raise ValueError(
+            f"{type(solver).__name__} takes fixed steps here, so its root finder needs "
+            "tolerances of its own; pass a solver with root_finder=diffrax.VeryChord("
+            "rtol=1e-3, atol=1e-6, norm=optimistix.max_norm)."
+        )
+    return eqx.tree_at(
+        lambda s: [getattr(s.root_finder, name) for name in names],
+        solver,
+        [getattr(controller, name) for name in names],
+    )
+
+
+def _while(going: Any, body: Any, state: State) -> State:
+    """`lax.while_loop` over the arrays of a state; the rest of it stays as it is."""
+    arrays, static = eqx.partition(state, eqx.is_array)
+    whole = lambda arrays: eqx.combine(arrays, static)
+    arrays = lax.while_loop(
+        lambda arrays: going(whole(arrays)),
+        lambda arrays: eqx.filter(body(whole(arrays)), eqx.is_array),
+        arrays,
+    )
+    return whole(arrays)

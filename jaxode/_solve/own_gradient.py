@@ -1,0 +1,110 @@
+"""A solve whose gradient is written by hand: what `discrete` and `backsolve` share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jaxtyping import Array, Float, PyTree
+
+from .._steps.lanes import varying_like
+from .integrate import Integral
+from .settings import SolveSettings
+from .stats import SolveCounts
+
+
+class Problem(NamedTuple):
+    """What a solve is given. All but the last two may be differentiated.
+
+    Attributes:
+        y0: State at the first time.
+        field: Vector field.
+        args: Passed to the field.
+        captured: Arrays that the field closes over. They are leaves of `field` too, and
+            here to be told apart.
+        probe: Receives the counts of the way back as its cotangent.
+        ts: The times.
+        settings: As `SolveSettings.for_times` returns them.
+    """
+
+    y0: PyTree[Array]
+    field: Any
+    args: PyTree
+    captured: PyTree[Array]
+    probe: SolveCounts
+    ts: Float[Array, " time"]
+    settings: SolveSettings
+
+
+def with_own_gradient(
+    problem: Problem,
+    solve: Callable[[Problem, bool], tuple[Integral, PyTree]],
+    pull_back: Callable[[Problem, Problem, PyTree, PyTree], dict[str, PyTree]],
+) -> Integral:
+    """Solves, and has `pull_back` compute the gradient.
+
+    Args:
+        problem: The problem.
+        solve: Takes the problem, and whether it is differentiated. Returns the outcome,
+            and what `pull_back` needs of it.
+        pull_back: Takes the problem, flags that say what of it is differentiated, what
+            `solve` returned for it, and the cotangents of `ys`. Returns the cotangents
+            of the problem by their names; those that are left out are zero.
+    """
+    arrays, static = eqx.partition(problem, eqx.is_array)
+    # A Python number that is differentiated has no shape of its own (jax 2531).
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    # Where one of them varies over a mesh all do, so that JAX adds up the cotangents.
+    arrays = varying_like(arrays, arrays)
+
+    @jax.custom_vjp
+    def outcome(arrays):
+        return solve(eqx.combine(arrays, static), False)[0]
+
+    def forward(primals):
+        is_primal = lambda x: isinstance(x, CustomVJPPrimal)
+        arrays = jax.tree.map(
+            lambda p: jnp.asarray(p.value), primals, is_leaf=is_primal
+        )
+        leaves = jax.tree.leaves(primals, is_leaf=is_primal)
+        flags = _Static(tuple(leaf.perturbed for leaf in leaves))
+        out, kept = solve(eqx.combine(arrays, static), True)
+        return out, (arrays, flags, kept)
+
+    def backward(residuals, out_bar):
+        arrays, flags, kept = residuals
+        is_zero = lambda x: isinstance(x, SymbolicZero)
+        ys_bar = jax.tree.map(
+            lambda bar: jnp.zeros(bar.shape, bar.dtype) if is_zero(bar) else bar,
+            out_bar.ys,
+            is_leaf=is_zero,
+        )
+        perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
+        bars = pull_back(eqx.combine(arrays, static), perturbed, kept, ys_bar)
+        bars = varying_like(bars, arrays)
+        nothing = jax.tree.map(lambda _: None, arrays)
+        return (nothing._replace(**bars),)
+
+    outcome.defvjp(forward, backward, symbolic_zeros=True)
+    return outcome(arrays)
+
+
+class _Static(eqx.Module):
+    """A value that is no array, on its way from forward to backward."""
+
+    value: Any = eqx.field(static=True)
+
+
+def parameters_of(problem: Problem, perturbed: Problem) -> tuple[PyTree, PyTree]:
+    """Field and `args` in two parts: the arrays that are differentiated, and the rest.
+
+    `equinox.combine` of the two gives `(field, args)`.
+    """
+    of_field = lambda p: (p.field, p.args)
+    arrays, static = eqx.partition(of_field(problem), eqx.is_array)
+    is_wanted = lambda x, flag: flag and eqx.is_inexact_array(x)
+    wanted = jax.tree.map(is_wanted, arrays, of_field(perturbed))
+    parameters, others = eqx.partition(arrays, wanted)
+    return parameters, eqx.combine(others, static)

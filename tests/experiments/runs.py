@@ -1,0 +1,131 @@
+"""Runs of the experiments, for the tests of them: in this process, or in one each."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mnist
+
+
+# As small as can be: what counts here is the way, not the accuracy.
+TINY = """
+    --dataset digits --train-size 64 --batch-size 32 --channels 2 --solver heun --seed 3
+""".split()
+
+
+def train(*arguments: object) -> str:
+    """Runs `mnist.py` in this process; what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        mnist.main([*map(str, arguments)])
+    return printed.getvalue()
+
+
+class Runner:
+    """Runs `mnist.py` in processes of their own, within one folder."""
+
+    def __init__(self, folder: Path, **settings: str):
+        self.folder = folder
+        # Compiled code is shared between the runs, and kept from the user's cache.
+        self._environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            **settings,
+        }
+
+    def __call__(
+        self, *arguments: object, code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs to the end and expects an exit code."""
+        done = subprocess.run(
+            self._command(arguments),
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def interrupt(
+        self, *arguments: object, after_line: str, delay: float, how: signal.Signals
+    ) -> tuple[int, str]:
+        """Sends a signal so long after a line was printed; exit code and stderr."""
+        with subprocess.Popen(
+            self._command(arguments),
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            for line in process.stdout:
+                if line.startswith(after_line):
+                    break
+            # The pipe must not fill up in the meantime.
+            reader = threading.Thread(target=process.stdout.read)
+            reader.start()
+            time.sleep(delay)
+            process.send_signal(how)
+            code = process.wait(timeout=60)
+            reader.join()
+            return code, process.stderr.read()
+
+    def _command(self, arguments: tuple[object, ...]) -> list[str]:
+        return [sys.executable, mnist.__file__, *map(str, arguments)]
+
+
+def arrays(folder: Path, name: str = "checkpoint.eqx") -> str:
+    """Hash of all arrays in a checkpoint, as it is stored with them."""
+    return json.loads((folder / name).read_bytes().split(b"\n")[0])["sha256"]
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The objects of `metrics.jsonl`."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def numbers(folder: Path) -> list[dict]:
+    """The metrics without what the clock says."""
+    return [
+        {name: value for name, value in record.items() if "second" not in name}
+        for record in metrics(folder)
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def record(epoch: int, **changes) -> dict:
+    """One object of `metrics.jsonl`."""
+    values = {
+        "epoch": epoch,
+        "dataset": "digits",
+        "scored_on": "test",
+        "train_loss": 1.0 / epoch,
+        "test_loss": 0.9 / epoch,
+        "test_accuracy": 0.975,
+        "test_correct": 351,
+        "test_total": 360,
+        "test_failed_solves": 0,
+        "nfe_forward": 14.0,
+        "nfe_backward": 21.5,
+        "skipped_steps": 0,
+        "train_seconds": 3.25,
+        "test_seconds": 0.125,
+    }
+    return values | changes

@@ -1,0 +1,94 @@
+"""The documentation's examples run as readers run them, and say what is true."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+EXAMPLES = DOCS / "examples"
+LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60}
+
+
+def run_script(path: Path, *arguments: str, cwd: Path) -> str:
+    """Returns what a script prints; its warnings are errors.
+
+    Args:
+        path: The script.
+        *arguments: Its command line.
+        cwd: Folder to run it in, which takes what it writes.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", str(path), *arguments],
+        cwd=cwd,
+        env=os.environ | {"JAXODE_CACHE_DIR": str(cwd), "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_every_example_is_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(LONGEST)
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_example_is_read_in_one_sitting(name: str):
+    lines = (EXAMPLES / name).read_text("utf-8").splitlines()
+    assert len(lines) <= LONGEST[name]
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_example_uses_public_names_only(name: str):
+    text = (EXAMPLES / name).read_text("utf-8")
+    packages = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
+    ours = {"jax", "jaxode", "diffrax", "equinox", "optax", "numpy"}
+    assert packages - sys.stdlib_module_names <= ours
+    assert re.findall(r"\b(?:jaxode|eqx|diffrax)\._\w+|\bfrom jaxode", text) == []
+
+
+def test_figure_of_the_readme_is_drawn_from_the_pages(tmp_path: Path):
+    run_script(DOCS / "draw_costs.py", "costs.png", cwd=tmp_path)
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pendulum_prints_gradients_that_are_right(tmp_path: Path):
+    printed = run_script(EXAMPLES / "pendulum.py", cwd=tmp_path)
+    found = re.findall(r"^  (by .+?)  .* off by (\S+)$", printed, re.MULTILINE)
+    names = ["by initial state", "by gravity", "by length", "by time"]
+    assert [name.strip() for name, _ in found] == 2 * names
+    # Tolerance 1e-10; observed at most 5e-9, of the differences by the initial state.
+    assert max(float(error) for _, error in found) < 1e-7
+    assert printed.startswith("backsolve\n") and "\ncheckpoint\n" in printed
+
+
+@pytest.mark.slow
+def test_mnist_learns_the_digits(tmp_path: Path):
+    printed = run_script(EXAMPLES / "mnist.py", cwd=tmp_path)
+    assert printed.startswith("digits: 1,437 images, 10,564 parameters\n")
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)$", printed, re.MULTILINE)]
+    assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
+    [(accuracy, correct)] = re.findall(r"set: (\S+)% \((\d+)/360\)", printed)
+    assert float(accuracy) == round(100 * int(correct) / 360, 2)
+    # 94.7 to 96.9 % with one to twice the rate and 3 to 5 epochs.
+    assert float(accuracy) > 93
+
+
+@pytest.mark.slow
+def test_compare_prints_a_table_and_writes_a_picture(tmp_path: Path):
+    printed = run_script(EXAMPLES / "compare.py", "costs.png", "1e-2", cwd=tmp_path)
+    head, _, *rows = printed.split("\n\n")[0].splitlines()
+    assert head.split()[:3] == ["adjoint", "solver", "rtol"]
+    error_at = head.index("gradient error")
+    errors = {row.split()[0]: float(row[error_at:].split()[0]) for row in rows}
+    assert {"backsolve", "checkpoint", "direct"} <= errors.keys()
+    # The tolerance is 1e-2; observed 0.0024 to 0.0055.
+    assert 0 < min(errors.values()) and max(errors.values()) < 0.03
+    assert "Errors are against Dopri5 in float64" in printed
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
