@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import pytest
-from helpers import QUICK_OPTIONS
+from helpers import QUICK_FLAGS
 from jaxtyping import Array, Key
 
 
@@ -44,9 +44,7 @@ def _compile_quickly() -> None:
     """
     if "XLA_FLAGS" in os.environ:
         return
-    os.environ["XLA_FLAGS"] = " ".join(
-        f"--{name}={str(value).lower()}" for name, value in QUICK_OPTIONS.items()
-    )
+    os.environ["XLA_FLAGS"] = QUICK_FLAGS
     jax.devices()  # reads the flags
     del os.environ["XLA_FLAGS"]
 
