@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._steps.runge_kutta import Unrolled
 from .own_gradient import Problem
 from .read_out import pull_reads, Step
 from .setup import made_jump_of, prepare, Setup
@@ -50,11 +51,9 @@ class Steps:
 
     def _step(self, parameters: PyTree, times: tuple, at: PyTree) -> tuple:
         """State, solver state and interpolant's parts after a step."""
-        setup, (t0, t1, made_jump), (y, solver_state) = (
-            self._setup(parameters),
-            times,
-            at,
-        )
+        setup = self._setup(parameters)
+        t0, t1, made_jump = times
+        y, solver_state = at
         y1, _, dense_info, after, _ = setup.solver.step(
             setup.term, t0, t1, y, setup.args, solver_state, made_jump_of(made_jump)
         )
@@ -70,6 +69,12 @@ class Steps:
         Returns:
             Both where it ends.
         """
+        solver = self.setup.solver
+        if issubclass(type(solver), Unrolled):
+            t0, t1, made_jump = times
+            y, state = at
+            term, args = self.setup.term, self.setup.args
+            return solver.repeat(term, t0, t1, y, args, state, made_jump_of(made_jump))
         y1, after, _ = self._step(self.parameters, times, at)
         return y1, eqx.filter(after, eqx.is_array)
 
