@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from adjoint_study.config import ADJOINTS
 from adjoint_study.tables import groups, names, Records
 from console.figures import (
     finish,
@@ -14,6 +13,7 @@ from console.figures import (
 )
 
 
+_FIRST = ("backsolve", "checkpoint", "direct", "discrete")
 _LOST = 1e4
 _FAILURES = "x at the top edge: failed, see the table"
 
@@ -22,7 +22,7 @@ def memory(records: Records) -> dict[str, Figure]:
     """Temporary memory against the number of steps."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
-    styles = line_styles(names(records, "adjoint"), first=ADJOINTS)
+    styles = line_styles(names(records, "adjoint"), first=_FIRST)
     for adjoint, own in groups(records, "adjoint").items():
         bytes_ = [r["temporary_bytes"] for r in own]
         mib = [None if size is None else size / 2**20 for size in bytes_]
@@ -50,7 +50,7 @@ def _work_precision(problems: dict[str, Records]) -> Figure:
     figure = Figure(figsize=(width, 6.8), layout="constrained")
     grid = figure.subplots(2, len(problems), squeeze=False, sharey="col")
     every = [record for own in problems.values() for record in own]
-    styles = line_styles(names(every, "adjoint"), first=ADJOINTS)
+    styles = line_styles(names(every, "adjoint"), first=_FIRST)
     for column, (problem, own) in enumerate(problems.items()):
         above, below = grid[:, column]
         above.set_title(problem)

@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 
-AdjointName = Literal["backsolve", "checkpoint", "direct"]
+AdjointName = Literal["discrete", "backsolve", "checkpoint", "direct"]
 DatasetName = Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"]
 SolverName = Literal[
     "dopri5", "tsit5", "dopri8", "bosh3", "heun", "midpoint", "euler", "rk4", "rk38"
@@ -33,6 +33,7 @@ class Config:
     post: the recipe of the post."""
     adjoint: AdjointName = "backsolve"
     """How gradients are taken.
+    discrete: through the steps that were taken, in memory that is bounded.
     backsolve: by a second solve, backwards in time.
     checkpoint: through the steps that were taken.
     direct: through max-steps steps, taken or not."""

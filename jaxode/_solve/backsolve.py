@@ -25,9 +25,10 @@ from jaxtyping import Array, Float, PyTree
 from .adjoints import Backsolve
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral
-from .loop import prepare, run
+from .loop import run
 from .own_gradient import parameters_of, Problem, with_own_gradient
 from .settings import backward_settings, SolveSettings
+from .setup import prepare
 from .stats import SolveCounts
 
 

@@ -17,23 +17,26 @@ What is kept of the forward solve, and what is computed again, is told in `recor
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._steps.lanes import any_lane, choose, varying_like
 from .adjoints import Discrete
 from .diffrax_calls import forward_calls
 from .integrate import Integral
-from .loop import can_jump, interpolate, made_jump_of, prepare, run, Setup
+from .loop import run
 from .own_gradient import parameters_of, Problem, with_own_gradient
 from .record import Record
 from .settings import SolveSettings
+from .setup import can_jump, prepare
 from .stats import SolveCounts
+from .step_back import Cotangents, Steps
 
 
 MOST_STEPS = 2**18
@@ -103,277 +106,137 @@ class Kept(NamedTuple):
     next_read: Int[Array, ""]
 
 
-class Cotangents(NamedTuple):
-    """What is carried from step to step, backwards.
-
-    Attributes:
-        y: dL/dy_k.
-        solver: dL/ds_k.
-        parameters: dL/dp of the steps so far.
-        read: Index of the first of `ts` that has been dealt with.
-    """
-
-    y: PyTree[Array]
-    solver: PyTree
-    parameters: PyTree
-    read: Int[Array, ""]
-
-
-class Cursor(NamedTuple):
-    """Where the way back is, in a record that may lack states.
-
-    Attributes:
-        left: Steps that have not been pulled back; the next one is the last of them.
-        step: The step whose state is at hand.
-        lowest: The first step since whose state the ones computed again are at hand.
-        at: State and solver state at the start of `step`.
-        repeated: Steps computed again.
-    """
-
-    left: Int[Array, ""]
-    step: Int[Array, ""]
-    lowest: Int[Array, ""]
-    at: PyTree
-    repeated: Int[Array, ""]
-
-
 def _pull_back(
     problem: Problem, perturbed: Problem, kept: Kept, ys_bar: PyTree[Array]
 ) -> dict[str, PyTree]:
     """The cotangents of what was perturbed, by the names in `Problem`."""
-    parameters, rest = parameters_of(problem, perturbed)
-    steps = Steps(problem, parameters, rest)
-    record, num_steps = kept.record, kept.num_steps
+    steps = Steps(problem, *parameters_of(problem, perturbed))
+    record = kept.record
+    y0, solver_state = record.row(jnp.zeros((), jnp.int32))
 
-    # The last state is what every row holds that was not read within a step.
+    # The last state is what every row of `ys` holds that was not read within a step.
     is_last = jnp.arange(1, len(problem.ts), dtype=jnp.int32) >= kept.next_read
     of_last = lambda bar: jnp.tensordot(is_last.astype(bar.dtype), bar, 1)
-    y0, s0 = record.row(jnp.zeros((), jnp.int32))
+    inexact = eqx.filter(solver_state, eqx.is_inexact_array)
     bars = Cotangents(
         y=jax.tree.map(of_last, ys_bar),
-        solver=jax.tree.map(jnp.zeros_like, eqx.filter(s0, eqx.is_inexact_array)),
-        parameters=jax.tree.map(jnp.zeros_like, parameters),
+        solver=jax.tree.map(jnp.zeros_like, inexact),
+        parameters=jax.tree.map(jnp.zeros_like, steps.parameters),
         read=kept.next_read,
     )
-    bars = varying_like(bars, problem.y0, parameters, record, ys_bar)
+    bars = varying_like(bars, problem.y0, steps.parameters, record, ys_bar)
 
     # Step by step, from the last to the first.
-    repeated = jnp.zeros((), jnp.int32)
+    repeated = jnp.zeros_like(kept.num_steps)
     if record.can_overflow:
-        bars, repeated = _through_sparse_record(steps, record, num_steps, bars, ys_bar)
+        bars, repeated = _through_sparse_record(steps, kept, bars, ys_bar)
     else:
-        bars = _through_whole_record(steps, record, num_steps, bars, ys_bar)
+        states = lambda step: record.row(step)
+        bars = _through(steps, kept, states, kept.num_steps, 0, bars, ys_bar)
 
     # What the solver computed before its first step.
-    y_bar, parameters_bar = steps.pull_init(record, y0, bars.solver)
+    y_bar, parameters_bar = steps.pull_init(record.ends[0], y0, bars.solver)
     y_bar = jax.tree.map(jnp.add, bars.y, y_bar)
-    parameters_bar = jax.tree.map(jnp.add, bars.parameters, parameters_bar)
-    field_bar, args_bar = parameters_bar
-    jumps = (
-        jnp.sum(record.jumps[:-1] & (jnp.arange(record.capacity) < num_steps))
-        if (record.jumps is not None)
-        else jnp.zeros((), jnp.int32)
-    )
-    none = jnp.zeros((), jnp.int32)
-    calls = forward_calls(steps.setup.solver, num_steps, none, jumps, none)
-    counts = SolveCounts.of(
-        nfe=jnp.nan if calls is None else calls,
-        num_steps=num_steps,
-        num_accepted_steps=num_steps,
-        num_repeated_steps=repeated,
-        num_solves=1,
-    )
+    field_bar, args_bar = jax.tree.map(jnp.add, bars.parameters, parameters_bar)
+    counts = _counts(steps, kept, repeated)
     return dict(y0=y_bar, field=field_bar, args=args_bar, probe=counts)
 
 
-def _through_whole_record(
-    steps: "Steps",
-    record: Record,
-    num_steps: Int[Array, ""],
+def _counts(steps: Steps, kept: Kept, repeated: Int[Array, ""]) -> SolveCounts:
+    none = jnp.zeros_like(kept.num_steps)
+    jumps = kept.record.num_jumps(kept.num_steps)
+    calls = forward_calls(steps.setup.solver, kept.num_steps, none, jumps, none)
+    return SolveCounts.of(
+        nfe=jnp.nan if calls is None else calls,
+        num_steps=kept.num_steps,
+        num_accepted_steps=kept.num_steps,
+        num_repeated_steps=repeated,
+        num_solves=1,
+    )
+
+
+def _through(
+    steps: Steps,
+    kept: Kept,
+    state_at: Callable[[Int[Array, ""]], PyTree],
+    stop: Int[Array, ""],
+    start: Int[Array, ""] | int,
     bars: Cotangents,
     ys_bar: PyTree[Array],
 ) -> Cotangents:
-    """The way back where the state of every step is kept."""
+    """Pulls back through the steps from `start` to before `stop`, last one first.
+
+    Args:
+        steps: The steps.
+        kept: Their times.
+        state_at: State and solver state at the start of the step of a number.
+        stop: One past the first to be pulled back.
+        start: The last.
+        bars: Cotangents after the first.
+        ys_bar: Those of the state at `ts[1:]`.
+    """
 
     def body(carry):
         left, bars = carry
-        active = left > 0
-        step = jnp.maximum(left - 1, 0)
-        times, at = record.times(step), record.row(step)
-        _, pull = steps.pull(times, at)
-        new = pull(bars, ys_bar, active)
-        return step, choose(active, new, bars)
+        active, step = left > start, jnp.maximum(left - 1, 0)
+        times = kept.record.times(step)
+        new = steps.pull(times, state_at(step), bars, ys_bar, active)
+        return jnp.where(active, step, left), choose(active, new, bars)
 
-    carry = lax.while_loop(lambda c: any_lane(c[0] > 0), body, (num_steps, bars))
+    carry = lax.while_loop(lambda c: any_lane(c[0] > start), body, (stop, bars))
     return carry[1]
 
 
 def _through_sparse_record(
-    steps: "Steps",
-    record: Record,
-    num_steps: Int[Array, ""],
-    bars: Cotangents,
-    ys_bar: PyTree[Array],
+    steps: Steps, kept: Kept, bars: Cotangents, ys_bar: PyTree[Array]
 ) -> tuple[Cotangents, Int[Array, ""]]:
-    """The way back where states may have to be computed again.
+    """The way back where states may have to be computed again, stretch by stretch.
 
-    One loop for both: a turn computes the step at hand once more and, if it is the last
-    one left, pulls the cotangents through it. So the program holds a step once.
+    A stretch starts at the last state that was kept. From there its steps are repeated,
+    into as many rows as the record has, and then pulled back through. If it is longer
+    than that, only its end is dealt with, and it comes again. Where every state was
+    kept, all steps are one stretch and nothing is repeated.
     """
-    num_rows = record.num_rows
+    record, num_rows = kept.record, kept.record.num_rows
+    is_whole = record.stride == 1
 
-    def restarted(cursor: Cursor) -> Cursor:
-        """At the last state kept before the step that is to be pulled back next."""
-        target = jnp.maximum(cursor.left - 1, 0)
-        step = target // record.stride * record.stride
-        at = record.row(step // record.stride)
-        lowest = jnp.maximum(step, target - num_rows + 1)
-        return cursor._replace(step=step, lowest=lowest, at=at)
+    def stretch(carry):
+        left, again, bars, repeated = carry
+        last = jnp.maximum(left - 1, 0)
+        first = jnp.where(is_whole, last, last // record.stride * record.stride)
+        start = jnp.where(is_whole, 0, jnp.maximum(first, last - num_rows + 1))
 
-    def body(carry):
-        cursor, again, bars = carry
-        active, target = cursor.left > 0, jnp.maximum(cursor.left - 1, 0)
-        slot = cursor.step % num_rows
-        again = jax.tree.map(
-            lambda rows, x: rows.at[slot].set(jnp.where(active, x, rows[slot])),
-            again,
-            cursor.at,
-        )
-        reached, pull = steps.pull(record.times(cursor.step), cursor.at)
+        # Forwards, from the state that was kept to the last step's.
+        def repeat(carry):
+            step, at, again = carry
+            goes_on, slot = step < last, step % num_rows
+            again = jax.tree.map(
+                lambda rows, x: rows.at[slot].set(jnp.where(goes_on, x, rows[slot])),
+                again,
+                at,
+            )
+            new = steps.repeat(record.times(step), at)
+            return step + goes_on.astype(jnp.int32), choose(goes_on, new, at), again
 
-        # Not there yet: on to the next step.
-        is_target = cursor.step == target
-        onward = cursor._replace(
-            step=cursor.step + 1, at=reached, repeated=cursor.repeated + 1
-        )
-        # There: pull, then back to a state at hand, or to one that was kept.
-        bars = lax.cond(
-            is_target & active, lambda b: pull(b, ys_bar, active), lambda b: b, bars
-        )
-        before = jnp.maximum(target - 1, 0)
-        at_hand = jax.tree.map(lambda rows: rows[before % num_rows], again)
-        back = cursor._replace(left=target, step=before, at=at_hand)
-        back = choose(before >= cursor.lowest, back, restarted(back))
-        cursor = choose(active, choose(is_target, back, onward), cursor)
-        return cursor, again, bars
+        goes_on = lambda carry: any_lane(carry[0] < last)
+        at = record.row(first // record.stride)
+        _, at, again = lax.while_loop(goes_on, repeat, (first, at, again))
+        slot = last % num_rows
+        again = jax.tree.map(lambda rows, x: rows.at[slot].set(x), again, at)
 
-    zero = jnp.zeros_like(num_steps)
-    first = restarted(Cursor(num_steps, zero, zero, record.row(zero), zero))
-    again = jax.tree.map(
-        lambda x: jnp.zeros((num_rows, *x.shape), x.dtype), record.row(zero)
+        # And back.
+        def state_at(step):
+            computed = jax.tree.map(lambda rows: rows[step % num_rows], again)
+            return choose(is_whole, record.row(step), computed)
+
+        start = jnp.where(left > 0, start, 0)
+        bars = _through(steps, kept, state_at, left, start, bars, ys_bar)
+        return start, again, bars, repeated + last - first
+
+    again = jax.tree.map(lambda rows: jnp.zeros_like(rows[:-1]), record.rows)
+    again = varying_like(again, record)
+    carry = (kept.num_steps, again, bars, jnp.zeros_like(kept.num_steps))
+    _, _, bars, repeated = lax.while_loop(
+        lambda carry: any_lane(carry[0] > 0), stretch, carry
     )
-    again = varying_like(again, bars, record)
-    going = lambda carry: any_lane(carry[0].left > 0)
-    cursor, _, bars = lax.while_loop(going, body, (first, again, bars))
-    return bars, cursor.repeated
-
-
-class Steps:
-    """The steps of a solve as functions of what is differentiated.
-
-    Attributes:
-        problem: The solve.
-        parameters: The arrays of the field and its `args` that are differentiated.
-        rest: The field and its `args` without them.
-        setup: Solver and times.
-    """
-
-    def __init__(self, problem: Problem, parameters: PyTree, rest: PyTree):
-        self.problem = problem
-        self.parameters = parameters
-        self.rest = rest
-        self.setup = self._setup(parameters)
-
-    def _setup(self, parameters: PyTree) -> Setup:
-        field, args = eqx.combine(parameters, self.rest)
-        return prepare(field, args, self.problem.ts, self.problem.settings)
-
-    def pull(self, times: tuple, at: PyTree) -> tuple[PyTree, Any]:
-        """Computes a step again.
-
-        Args:
-            times: Its start, its end, and whether it starts at a jump.
-            at: State and solver state where it starts.
-
-        Returns:
-            State and solver state where it ends; and the function that pulls cotangents
-            back through it and through the read-outs inside.
-        """
-        t0, t1, made_jump = times
-        y, solver_state = at
-        inexact, exact = eqx.partition(solver_state, eqx.is_inexact_array)
-
-        def step(y, inexact, parameters):
-            setup = self._setup(parameters)
-            y1, _, dense_info, after, _ = setup.solver.step(
-                setup.term,
-                t0,
-                t1,
-                y,
-                setup.args,
-                eqx.combine(inexact, exact),
-                made_jump_of(made_jump),
-            )
-            after, exact_after = eqx.partition(after, eqx.is_inexact_array)
-            dense_info = dense_info if setup.reads else None
-            return (y1, after, dense_info), exact_after
-
-        outputs, vjp, exact_after = jax.vjp(
-            step, y, inexact, self.parameters, has_aux=True
-        )
-        y1, after, dense_info = outputs
-
-        def pull(bars: Cotangents, ys_bar: PyTree, active: Bool[Array, ""]):
-            read, y1_bar, dense_bar = bars.read, bars.y, None
-            if self.setup.reads:
-                read, y1_bar, dense_bar = self._pull_reads(
-                    (t0, t1, dense_info, y1), bars, ys_bar, active
-                )
-            y_bar, solver_bar, parameters_bar = vjp((y1_bar, bars.solver, dense_bar))
-            total = jax.tree.map(jnp.add, bars.parameters, parameters_bar)
-            return Cotangents(y_bar, solver_bar, total, read)
-
-        return (y1, eqx.combine(after, exact_after)), pull
-
-    def _pull_reads(
-        self, within: tuple, bars: Cotangents, ys_bar: PyTree, active: Bool[Array, ""]
-    ) -> tuple[Int[Array, ""], PyTree, PyTree]:
-        """Adds the cotangents of read-outs within a step to those of its outputs."""
-        t0, t1, dense_info, y1 = within
-        ts, solver = self.setup.ts, self.setup.solver
-
-        def inside(carry):
-            index = carry[0]
-            return active & (index > 1) & (ts[jnp.maximum(index - 1, 0)] > t0)
-
-        def body(carry):
-            index, y1_bar, dense_bar = carry
-            goes_on = inside(carry)
-            before = jnp.maximum(index - 1, 1)
-            value = lambda dense_info, y1: interpolate(
-                solver, t0, t1, dense_info, y1, ts[before]
-            )
-            _, vjp = jax.vjp(value, dense_info, y1)
-            own = vjp(jax.tree.map(lambda rows: rows[before - 1], ys_bar))
-            new = jax.tree.map(jnp.add, (dense_bar, y1_bar), own)
-            dense_bar, y1_bar = choose(goes_on, new, (dense_bar, y1_bar))
-            return jnp.where(goes_on, before, index), y1_bar, dense_bar
-
-        dense_bar = jax.tree.map(jnp.zeros_like, dense_info)
-        carry = (bars.read, bars.y, varying_like(dense_bar, dense_info))
-        return lax.while_loop(lambda carry: any_lane(inside(carry)), body, carry)
-
-    def pull_init(
-        self, record: Record, y0: PyTree, solver_bar: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        """Pulls the cotangent of the solver's first state back to `y0` and `p`."""
-        if not jax.tree.leaves(solver_bar):
-            return jax.tree.map(jnp.zeros_like, (y0, self.parameters))
-
-        def init(y0, parameters):
-            setup = self._setup(parameters)
-            t1 = record.ends[0]
-            state = setup.solver.init(setup.term, setup.ts[0], t1, y0, setup.args)
-            return eqx.filter(state, eqx.is_inexact_array)
-
-        return jax.vjp(init, y0, self.parameters)[1](solver_bar)
+    return bars, repeated

@@ -3,12 +3,9 @@
 It does what `diffrax.diffeqsolve` does (the same steps, to rounding), and four things
 beside: it traces in `jax.shard_map`, compiles in a fraction of the time, takes any
 number of steps, and can keep what the way back needs (`record.py`).
-
-Time always increases here. A solve that runs backwards runs in negated time, with the
-field negated: dy/ds = -f(-s, y) for s = -t.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -18,57 +15,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._steps.controller import InitialStep, StepHistory
-from .._steps.equal_steps import EqualSteps
 from .._steps.lanes import any_lane, choose, varying_like
 from .._steps.runge_kutta import Unrolled
-from .arguments import is_concrete
 from .diffrax_calls import forward_calls
 from .integrate import Integral
+from .read_out import read_within, Step
 from .record import Record
-from .settings import SolveSettings
+from .setup import made_jump_of, Setup
 from .stats import SolveStats
-
-
-class Directed(eqx.Module):
-    """A field in the loop's time, which increases.
-
-    Attributes:
-        field: The field.
-        direction: 1 or -1, in the dtype of the times; `None` where time increases.
-    """
-
-    field: Any
-    direction: Float[Array, ""] | None
-
-    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        if self.direction is None:
-            return self.field(t, y, args)
-        out = self.field(t * self.direction, y, args)
-        return jax.tree.map(lambda f: f * self.direction.astype(f.dtype), out)
-
-
-class Setup(NamedTuple):
-    """What stays the same from step to step.
-
-    Attributes:
-        term: The field, as Diffrax's solvers take it.
-        solver: The solver, with tolerances if it needs any.
-        controller: What decides on the steps.
-        args: Passed to the field.
-        ts: The times asked for, increasing.
-        max_steps: Steps tried at most, or `None`.
-        can_jump: Whether the controller may say that a step starts at a jump.
-        reads: Whether there are times between the first and the last.
-    """
-
-    term: diffrax.ODETerm
-    solver: diffrax.AbstractSolver
-    controller: diffrax.AbstractStepSizeController
-    args: PyTree
-    ts: Float[Array, " time"]
-    max_steps: int | None
-    can_jump: bool
-    reads: bool
 
 
 class State(eqx.Module):
@@ -101,43 +55,6 @@ class State(eqx.Module):
     next_read: Int[Array, ""]
     ys: PyTree[Array] | None
     record: Record | None
-
-
-def prepare(
-    field: Any, args: PyTree, ts: Float[Array, " time"], settings: SolveSettings
-) -> Setup:
-    """The part of a solve that stays the same from step to step.
-
-    Args:
-        field: Vector field.
-        args: Passed to the field.
-        ts: At least two times, increasing or decreasing, not differentiated.
-        settings: As `SolveSettings.for_times` returns them.
-    """
-    increases = ts[-1] >= ts[0]
-    if is_concrete(increases) and bool(increases):
-        direction = None
-    else:
-        direction = jnp.where(increases, 1, -1).astype(ts.dtype)
-        ts = ts * direction
-    if settings.controller is None:
-        assert settings.dt0 is not None
-        controller = EqualSteps(settings.dt0, ts)
-    else:
-        controller = settings.controller
-        if direction is not None:
-            controller = controller.wrap(direction)
-        controller = InitialStep(controller, settings.dt0)
-    return Setup(
-        term=diffrax.ODETerm(Directed(field, direction)),
-        solver=with_tolerances(settings.solver, settings.controller),
-        controller=controller,
-        args=args,
-        ts=ts,
-        max_steps=settings.max_steps,
-        can_jump=can_jump(settings.controller),
-        reads=ts.shape[0] > 2,
-    )
 
 
 def run(
@@ -270,7 +187,8 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     # Read-outs within it, and what the way back needs of it.
     next_read, ys = state.next_read, state.ys
     if setup.reads:
-        next_read, ys = _read(setup, state, keep, y1, dense_info)
+        step = Step(t0, t1, y1, dense_info)
+        next_read, ys = read_within(setup, step, keep, next_read, ys)
     record = state.record
     if record is not None:
         record = record.with_step(
@@ -301,48 +219,6 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
         ys=ys,
         record=record,
     )
-
-
-def _read(
-    setup: Setup, state: State, keep: Bool[Array, ""], y1: PyTree, dense_info: PyTree
-) -> tuple[Int[Array, ""], PyTree]:
-    """Reads the state at the times within a step that is kept.
-
-    The last time, and whatever equals it, is left for the end, where the state is known
-    without an interpolant.
-    """
-    ts = setup.ts
-
-    def within(carry):
-        index, _ = carry
-        t = ts[index]
-        return keep & (t <= state.t1) & (t < ts[-1])
-
-    def body(carry):
-        index, ys = carry
-        inside = within(carry)
-        value = interpolate(setup.solver, state.t0, state.t1, dense_info, y1, ts[index])
-        row = index - 1
-        ys = jax.tree.map(
-            lambda rows, v: rows.at[row].set(jnp.where(inside, v, rows[row])), ys, value
-        )
-        return index + jnp.asarray(inside, jnp.int32), ys
-
-    carry = (state.next_read, state.ys)
-    return lax.while_loop(lambda carry: any_lane(within(carry)), body, carry)
-
-
-def interpolate(
-    solver: diffrax.AbstractSolver,
-    t0: Array,
-    t1: Array,
-    dense_info: PyTree,
-    y1: PyTree,
-    t: Array,
-) -> PyTree[Array]:
-    """The state at a time `t` within a step; at its end the state itself."""
-    inside = solver.interpolation_cls(t0=t0, t1=t1, **dense_info).evaluate(t)
-    return choose(t == t1, y1, inside)
 
 
 def _outcome(setup: Setup, state: State) -> Integral:
@@ -401,11 +277,6 @@ def _clip_to_end(t0: Array, t1: Array, t_end: Array, keep: Array) -> Array:
     return jnp.where(t1 > floor, clipped, t1)
 
 
-def made_jump_of(made_jump: Array | None) -> Any:
-    """What solvers are told: `False` at trace time where no step starts at a jump."""
-    return False if made_jump is None else made_jump
-
-
 def _shares_first_stage(setup: Setup) -> bool:
     """Whether the solver's first state is the field at the start, which is needed."""
     solver: Any = setup.solver
@@ -415,48 +286,6 @@ def _shares_first_stage(setup: Setup) -> bool:
         and solver.tableau.fsal
         and isinstance(setup.controller, InitialStep)
         and setup.controller.length is None
-    )
-
-
-def can_jump(controller: Any) -> bool:
-    """Whether a controller may report jumps: one of Diffrax's that was told of some."""
-    is_clip = lambda x: isinstance(x, diffrax.ClipStepSizeController)
-    found = jax.tree.leaves(controller, is_leaf=is_clip)
-    return any(is_clip(x) and x.jump_ts is not None for x in found)
-
-
-def with_tolerances(
-    solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractAdaptiveStepSizeController | None,
-) -> diffrax.AbstractSolver:
-    """The solver, its root finder with the controller's tolerances if it has none.
-
-    Diffrax marks them by an object of its own that is no number and no function.
-
-    Raises:
-        ValueError: where steps are fixed and the root finder has none.
-    """
-    if not isinstance(solver, diffrax.AbstractImplicitSolver):
-        return solver
-    finder: Any = solver.root_finder
-    is_open = {
-        "rtol": not eqx.is_array_like(finder.rtol),
-        "atol": not eqx.is_array_like(finder.atol),
-        "norm": not callable(finder.norm),
-    }
-    names = [name for name, is_open in is_open.items() if is_open]
-    if not names:
-        return solver
-    if controller is None:
-        raise ValueError(
-            f"{type(solver).__name__} takes fixed steps here, so its root finder needs "
-            "tolerances of its own; pass a solver with root_finder=diffrax.VeryChord("
-            "rtol=1e-3, atol=1e-6, norm=optimistix.max_norm)."
-        )
-    return eqx.tree_at(
-        lambda s: [getattr(s.root_finder, name) for name in names],
-        solver,
-        [getattr(controller, name) for name in names],
     )
 
 

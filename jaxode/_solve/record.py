@@ -130,3 +130,10 @@ class Record(eqx.Module):
     def row(self, index: Int[Array, ""]) -> tuple[PyTree, PyTree]:
         """State and solver state that a row holds."""
         return jax.tree.map(lambda rows: rows[index], self.rows)
+
+    def num_jumps(self, num_steps: Int[Array, ""]) -> Int[Array, ""]:
+        """How many of the steps started at a jump."""
+        if self.jumps is None:
+            return jnp.zeros_like(num_steps)
+        steps = jnp.arange(self.capacity + 1, dtype=jnp.int32)
+        return jnp.sum(self.jumps & (steps < num_steps), dtype=jnp.int32)

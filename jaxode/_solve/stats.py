@@ -89,8 +89,11 @@ class SolveCounts(eqx.Module):
         )
 
     @property
-    def num_failures(self) -> Float[Array, ""]:
-        """Solves that did not reach the time they were to end at."""
+    def num_failures(self) -> Any:
+        """Solves that did not reach the time they were to end at.
+
+        A number like the fields: on the host, where these have been brought there.
+        """
         return (
             self.num_max_steps
             + self.num_non_finite

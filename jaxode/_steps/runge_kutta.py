@@ -13,7 +13,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 
@@ -22,66 +21,13 @@ if TYPE_CHECKING:
 else:
     from equinox import AbstractClassVar
 
-from .noinline import noinline
+from .stages import combine, explicit_step, explicit_step_in_a_loop, Terms
 from .tableaus import CLASSICAL, third_order_weights, THREE_EIGHTHS
 
 
-Terms: TypeAlias = diffrax.AbstractTerm
 _StepOut: TypeAlias = tuple[
     PyTree, PyTree | None, dict[str, Any], PyTree, diffrax.RESULTS
 ]
-
-
-def _combine(y0: PyTree, weights: np.ndarray, stages: list[PyTree]) -> PyTree:
-    """`y0 + sum_i weights[i] * stages[i]`, leaving out weights that are zero."""
-    used = [(float(w), k) for w, k in zip(weights, stages, strict=False) if w != 0]
-
-    def leaf(y, *ks):
-        return y + sum(w * k for (w, _), k in zip(used, ks, strict=True))
-
-    return jax.tree.map(leaf, y0, *[k for _, k in used])
-
-
-def _noinline_vf(terms: Terms, args: PyTree) -> Callable[[Any, PyTree], PyTree]:
-    """The field, one piece of the program for each of its calls (see `noinline.py`)."""
-    arrays, static = eqx.partition((terms, args), eqx.is_array)
-
-    @noinline()
-    def vf(arrays, t, y):
-        terms, args = eqx.combine(arrays, static)
-        return terms.vf(t, y, args)
-
-    return lambda t, y: vf(arrays, t, y)
-
-
-def _explicit_step(
-    tableau: diffrax.ButcherTableau,
-    terms: Terms,
-    t0: Any,
-    t1: Any,
-    y0: PyTree,
-    args: PyTree,
-    first: PyTree,
-) -> tuple[PyTree, list[PyTree], PyTree]:
-    """One step from `t0` to `t1`, given `first = f(t0, y0)`.
-
-    The increments are `k_i = prod(f_i, contr(t0, t1))` and never `(t1 - t0) * f_i`:
-    Diffrax solves backwards in negated time, where only `contr` has the right sign.
-
-    Returns:
-        `y1`, the increments `k_i`, and the last stage's field value (for FSAL).
-    """
-    control = terms.contr(t0, t1)
-    vf = _noinline_vf(terms, args)
-    stages = [terms.prod(first, control)]
-    y, f = y0, first
-    for c, row in zip(tableau.c, tableau.a_lower, strict=True):
-        y = _combine(y0, row, stages)
-        t = t1 if c == 1 else t0 + float(c) * (t1 - t0)
-        f = vf(t, y)
-        stages.append(terms.prod(f, control))
-    y1 = y if tableau.ssal else _combine(y0, tableau.b_sol, stages)
-    return y1, stages, f
 
 
 def _stack(stages: list[PyTree]) -> PyTree:
@@ -167,24 +113,52 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         made_jump: Any,
     ) -> _StepOut:
         tableau = self.tableau
-        if not tableau.fsal or made_jump is True:
-            first = terms.vf(t0, y0, args)
-        elif made_jump is False:
-            # No controller that knows no jumps moves the start of a step.
-            first = solver_state.value
-        else:
-            # Diffrax tells of no jump after a rejection, but the start may have moved.
-            first = jax.lax.cond(
-                made_jump | (solver_state.t != t0),
-                lambda: terms.vf(t0, y0, args),
-                lambda: solver_state.value,
-            )
-        y1, stages, last = _explicit_step(tableau, terms, t0, t1, y0, args, first)
+        first = self._first_stage(terms, t0, y0, args, solver_state, made_jump)
+        y1, stages, last = explicit_step(tableau, terms, t0, t1, y0, args, first)
         zeros = jax.tree.map(jnp.zeros_like, y0)
-        y_error = _combine(zeros, tableau.b_error, stages)
+        y_error = combine(zeros, tableau.b_error, stages)
         dense_info = dict(y0=y0, y1=y1, k=_stack(stages))
         state = FirstStage(t1, last) if tableau.fsal else None
         return y1, y_error, dense_info, state, diffrax.RESULTS.successful
+
+    def repeat(
+        self,
+        terms: Terms,
+        t0: Any,
+        t1: Any,
+        y0: PyTree,
+        args: PyTree,
+        solver_state: PyTree,
+        made_jump: Any,
+    ) -> tuple[PyTree, PyTree]:
+        """A step that has been taken before: state and solver state after it.
+
+        Its stages run in a loop, since it is compiled beside the step itself.
+        """
+        first = self._first_stage(terms, t0, y0, args, solver_state, made_jump)
+        y1, last = explicit_step_in_a_loop(self.tableau, terms, t0, t1, y0, args, first)
+        return y1, FirstStage(t1, last) if self.tableau.fsal else None
+
+    def _first_stage(
+        self,
+        terms: Terms,
+        t0: Any,
+        y0: PyTree,
+        args: PyTree,
+        solver_state: PyTree,
+        made_jump: Any,
+    ) -> PyTree:
+        if not self.tableau.fsal or made_jump is True:
+            return terms.vf(t0, y0, args)
+        if made_jump is False:
+            # No controller that knows no jumps moves the start of a step.
+            return solver_state.value
+        # Diffrax tells of no jump after a rejection, but the start may have moved.
+        return jax.lax.cond(
+            made_jump | (solver_state.t != t0),
+            lambda: terms.vf(t0, y0, args),
+            lambda: solver_state.value,
+        )
 
 
 class _ContinuousExtension(diffrax.AbstractLocalInterpolation):
@@ -247,7 +221,7 @@ class _FourStages(diffrax.AbstractSolver):
     ) -> _StepOut:
         del solver_state, made_jump
         first = terms.vf(t0, y0, args)
-        y1, stages, _ = _explicit_step(self.tableau, terms, t0, t1, y0, args, first)
+        y1, stages, _ = explicit_step(self.tableau, terms, t0, t1, y0, args, first)
         dense_info = dict(y0=y0, y1=y1, k=_stack(stages))
         return y1, None, dense_info, None, diffrax.RESULTS.successful
 

@@ -13,9 +13,12 @@ from jaxode._solve.probes import in_force, InForce, overriding
 TS = jnp.array([0.0, 1.0])
 
 
+# One function: for another object, though it does the same, a solve is compiled anew.
+decay = lambda t, y, a: -a * y
+
+
 def solve(rate: jax.Array, **settings) -> jaxode.Solution:
     """Decay from 1 over one unit of time."""
-    decay = lambda t, y, a: -a * y
     return jaxode.odeint(decay, jnp.array(1.0), TS, rate, **settings)
 
 
@@ -106,7 +109,8 @@ def test_auxiliary_output_is_returned_beside_the_loss():
     (value, nfe), grad, stats = jaxode.value_and_grad_with_stats(with_aux)(
         jnp.array(1.0)
     )
-    assert value == solve(jnp.array(1.0)).ys[-1]
+    # Another program, so equal to rounding only.
+    np.testing.assert_allclose(value, solve(jnp.array(1.0)).ys[-1], rtol=1e-6)
     assert nfe == solve(jnp.array(1.0)).stats.nfe
     assert grad < 0 < stats.nfe
 

@@ -74,7 +74,7 @@ def test_asked_epochs_end_the_cosine_too():
     [
         (["--parts", "foo"], "'--parts'"),
         (["--seed", "-1"], "--seed must be from 0 to"),
-        (["--adjoints", "foo"], "backsolve, checkpoint, direct; got foo"),
+        (["--adjoints", "foo"], "discrete, backsolve, checkpoint, direct; got foo"),
         (["--epochs", "0"], "--epochs must be above 0; got 0"),
         (["--redraw", "nowhere"], "has none of the tables memory.json"),
     ],

@@ -1,0 +1,144 @@
+"""The part of a solve that stays the same from step to step.
+
+Time always increases in our own loop. A solve that runs backwards runs in negated time,
+with the field negated: dy/ds = -f(-s, y) for s = -t.
+"""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._steps.controller import InitialStep
+from .._steps.equal_steps import EqualSteps
+from .arguments import is_concrete
+from .settings import SolveSettings
+
+
+class Directed(eqx.Module):
+    """A field in the loop's time, which increases.
+
+    Attributes:
+        field: The field.
+        direction: 1 or -1, in the dtype of the times; `None` where time increases.
+    """
+
+    field: Any
+    direction: Float[Array, ""] | None
+
+    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
+        if self.direction is None:
+            return self.field(t, y, args)
+        out = self.field(t * self.direction, y, args)
+        return jax.tree.map(lambda f: f * self.direction.astype(f.dtype), out)
+
+
+class Setup(NamedTuple):
+    """What stays the same from step to step.
+
+    Attributes:
+        term: The field, as Diffrax's solvers take it.
+        solver: The solver, with tolerances if it needs any.
+        controller: What decides on the steps.
+        args: Passed to the field.
+        ts: The times asked for, increasing.
+        max_steps: Steps tried at most, or `None`.
+        can_jump: Whether the controller may say that a step starts at a jump.
+        reads: Whether there are times between the first and the last.
+    """
+
+    term: diffrax.ODETerm
+    solver: diffrax.AbstractSolver
+    controller: diffrax.AbstractStepSizeController
+    args: PyTree
+    ts: Float[Array, " time"]
+    max_steps: int | None
+    can_jump: bool
+    reads: bool
+
+
+def prepare(
+    field: Any, args: PyTree, ts: Float[Array, " time"], settings: SolveSettings
+) -> Setup:
+    """The part of a solve that stays the same from step to step.
+
+    Args:
+        field: Vector field.
+        args: Passed to the field.
+        ts: At least two times, increasing or decreasing, not differentiated.
+        settings: As `SolveSettings.for_times` returns them.
+    """
+    increases = ts[-1] >= ts[0]
+    if is_concrete(increases) and bool(increases):
+        direction = None
+    else:
+        direction = jnp.where(increases, 1, -1).astype(ts.dtype)
+        ts = ts * direction
+    if settings.controller is None:
+        assert settings.dt0 is not None
+        controller = EqualSteps(settings.dt0, ts)
+    else:
+        controller = settings.controller
+        if direction is not None:
+            controller = controller.wrap(direction)
+        controller = InitialStep(controller, settings.dt0)
+    return Setup(
+        term=diffrax.ODETerm(Directed(field, direction)),
+        solver=with_tolerances(settings.solver, settings.controller),
+        controller=controller,
+        args=args,
+        ts=ts,
+        max_steps=settings.max_steps,
+        can_jump=can_jump(settings.controller),
+        reads=ts.shape[0] > 2,
+    )
+
+
+def made_jump_of(made_jump: Array | None) -> Any:
+    """What solvers are told: `False` at trace time where no step starts at a jump."""
+    return False if made_jump is None else made_jump
+
+
+def can_jump(controller: Any) -> bool:
+    """Whether a controller may report jumps: one of Diffrax's that was told of some."""
+    is_clip = lambda x: isinstance(x, diffrax.ClipStepSizeController)
+    found = jax.tree.leaves(controller, is_leaf=is_clip)
+    return any(is_clip(x) and x.jump_ts is not None for x in found)
+
+
+def with_tolerances(
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractAdaptiveStepSizeController | None,
+) -> diffrax.AbstractSolver:
+    """The solver, its root finder with the controller's tolerances if it has none.
+
+    Diffrax marks them by an object of its own that is no number and no function.
+
+    Raises:
+        ValueError: where steps are fixed and the root finder has none.
+    """
+    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+        return solver
+    finder: Any = solver.root_finder
+    is_open = {
+        "rtol": not eqx.is_array_like(finder.rtol),
+        "atol": not eqx.is_array_like(finder.atol),
+        "norm": not callable(finder.norm),
+    }
+    names = [name for name, is_open in is_open.items() if is_open]
+    if not names:
+        return solver
+    if controller is None:
+        raise ValueError(
+            f"{type(solver).__name__} takes fixed steps here, so its root finder needs "
+            "tolerances of its own; pass a solver with root_finder=diffrax.VeryChord("
+            "rtol=1e-3, atol=1e-6, norm=optimistix.max_norm)."
+        )
+    return eqx.tree_at(
+        lambda s: [getattr(s.root_finder, name) for name in names],
+        solver,
+        [getattr(controller, name) for name in names],
+    )
