@@ -9,9 +9,9 @@ import pytest
 from helpers import compiled_for_users, some_slow
 from jax import lax
 
-from jaxode.nn import kernels
 from jaxode._steps.noinline import noinline
-from jaxode.nn.kernels import conv, dispatch
+from jaxode.nn import kernels
+from jaxode.nn.kernels import conv
 
 
 # channels, height, width, batch, groups
