@@ -25,6 +25,7 @@ def compare_adjoints(
     params: PyTree,
     *data: Any,
     adjoints: Sequence[Adjoint] | Mapping[str, Adjoint] = (
+        "discrete",
         "backsolve",
         "checkpoint",
         "direct",

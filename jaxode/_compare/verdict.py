@@ -25,7 +25,8 @@ def verdict(cells: Sequence[Measurement], reference: Reference) -> str:
 
 def _sentence(group: list[Measurement]) -> str:
     by_name = {cell.adjoint: cell for cell in group}
-    base = by_name.get("direct") or by_name.get("checkpoint") or group[0]
+    exact = ("direct", "checkpoint", "discrete")
+    base = next((by_name[name] for name in exact if name in by_name), group[0])
     others = [_against(cell, base) for cell in group if cell is not base]
     where = f"At rtol {base.rtol:g} with {_named(base.solver)}"
     return f"{where}: " + "; ".join([*others, _alone(base)]) + "."
