@@ -57,7 +57,7 @@ def rotation() -> Any:
 def decay(**settings: Any) -> Any:
     params = {"rate": jnp.asarray(1.5)}
     loss = end_of(settings.pop("field", contract), HEUN)
-    settings = dict(rtols=(1e-2,), adjoints=("checkpoint",)) | settings
+    settings = dict(rtols=(1e-2,), adjoints=("discrete",)) | settings
     return compare(loss, params, jnp.asarray([0.6, -0.8]), **settings)
 
 
@@ -194,7 +194,7 @@ def test_longest_of_several_solves_gets_its_steps():
         ]
         return sum(ends), "anything"
 
-    settings = dict(rtols=(1e-3,), adjoints=("checkpoint",))
+    settings = dict(rtols=(1e-3,), adjoints=("discrete",))
     (cell,) = compare(loss, jnp.array(1.5), jnp.array(1.0), **settings).cells
     assert cell.failure is None
     # The mean of the two was not enough.
@@ -207,7 +207,7 @@ def test_record_is_json_and_csv(tmp_path):
     assert record["cells"][0]["gradient_error"] == comparison.cells[0].gradient_error
     comparison.to_csv(tmp_path / "cells.csv")
     head, line = (tmp_path / "cells.csv").read_text().splitlines()
-    assert head.startswith("adjoint,solver,rtol") and line.startswith("checkpoint,as")
+    assert head.startswith("adjoint,solver,rtol") and line.startswith("discrete,as")
     with pytest.raises(FileExistsError):
         comparison.to_csv(tmp_path / "cells.csv")
 
