@@ -1,6 +1,6 @@
 """The ODE block: a layer whose output is the solution of an ODE."""
 
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -126,7 +126,7 @@ class ODEBlock(eqx.Module):
         ys, (ts, stats, result) = jax.vmap(solve_one, out_axes=(1, 0))(y0)
         return Solution(ts=ts[0], ys=ys, stats=stats, result=result)
 
-    def with_solve(self, **settings: Any) -> Self:
+    def with_solve(self: _Block, **settings: Any) -> _Block:
         """The same field under other settings; its arrays are shared, not copied.
 
             finer = block.with_solve(solver=diffrax.Tsit5(), rtol=1e-6, atol=1e-6)
