@@ -52,8 +52,9 @@ def private_names(source: str) -> set[str]:
         if is_ours and (module not in PUBLIC or name.startswith("_")):
             found.add(f"{module}.{name}".rstrip("."))
     for node in ast.walk(ast.parse(source)):
-        is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_")
-        if is_private and ast.unparse(node.value).split(".")[0] == "jaxode":
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+            continue
+        if ast.unparse(node.value).split(".")[0] == "jaxode":
             found.add(ast.unparse(node))
     return found
 
