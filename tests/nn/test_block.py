@@ -254,7 +254,7 @@ def test_only_the_fields_arrays_are_leaves(getkey):
     [
         (dict(t1=0.0), "t1=0.0: .*finite and not zero; pass t1=1.0"),
         (dict(t1=float("inf")), "t1=inf: .*finite"),
-        (dict(adjoint="bakcsolve"), "'bakcsolve'; choose one of 'backsolve'"),
+        (dict(adjoint="bakcsolve"), "'bakcsolve'; choose one of 'discrete', 'back"),
         (dict(rtol=0.0), "rtol must be positive; got 0.0"),
         (dict(max_steps=0), "max_steps must be a positive integer; got 0"),
         (dict(solver=diffrax.Euler()), "Euler has no error estimate"),
