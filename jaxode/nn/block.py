@@ -1,6 +1,6 @@
 """The ODE block: a layer whose output is the solution of an ODE."""
 
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from .solve_form import solve_form
 
 
 _Block = TypeVar("_Block", bound="ODEBlock")
+_NAMES = ("t1", "per_sample", *SolveSettings.names())
 
 
 class ODEBlock(eqx.Module):
@@ -63,7 +64,7 @@ class ODEBlock(eqx.Module):
             ValueError: for a name that is no setting, and for settings that are out of
                 range or contradict each other.
         """
-        check_names(settings, ("t1", "per_sample", *SolveSettings.names()))
+        check_names(settings, _NAMES)
         for name in ("rtol", "atol", "dt0"):
             if settings.get(name) is not None:
                 settings[name] = float(settings[name])
@@ -126,7 +127,7 @@ class ODEBlock(eqx.Module):
         ys, (ts, stats, result) = jax.vmap(solve_one, out_axes=(1, 0))(y0)
         return Solution(ts=ts[0], ys=ys, stats=stats, result=result)
 
-    def with_solve(self, **settings: Any) -> Self:
+    def with_solve(self: _Block, **settings: Any) -> _Block:
         """The same field under other settings; its arrays are shared, not copied.
 
             finer = block.with_solve(solver=diffrax.Tsit5(), rtol=1e-6, atol=1e-6)
@@ -137,6 +138,7 @@ class ODEBlock(eqx.Module):
         Raises:
             ValueError: for a name that is no setting, and whatever the block raises.
         """
+        check_names(settings, _NAMES)
         kept: dict[str, Any] = dict(t1=self.t1, per_sample=self.per_sample)
         kept |= self.settings.to_dict()
         return type(self)(self.field, **(kept | settings))

@@ -1,6 +1,6 @@
 """The classifier: stem, ODE block, head."""
 
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -95,7 +95,7 @@ class ODENet(eqx.Module):
         solution = self.block.solve(self.stem(images, plain=plain))
         return self.head(solution.ys[-1], plain=plain), solution.stats
 
-    def with_solve(self, **settings: Any) -> Self:
+    def with_solve(self: _Net, **settings: Any) -> _Net:
         """The same weights under other settings of the solve; nothing is copied.
 
             finer = model.with_solve(solver=diffrax.Tsit5(), rtol=1e-4, max_steps=1000)

@@ -123,7 +123,8 @@ def test_sample_does_not_depend_on_its_batch_mates_per_sample():
     block = ODEBlock(two_speeds, rtol=0.1, atol=0.1, per_sample=True)
     _, alone = block(speeds_state(2.0))
     _, in_company = block(speeds_state(2.0, 8.0))
-    assert float(alone[0]) == float(in_company[0])
+    # Rounding apart, which differs with the size of a batch: observed 6e-7.
+    np.testing.assert_allclose(alone[0], in_company[0], rtol=5e-6)
 
 
 def test_statistics_are_each_samples_own_per_sample():
