@@ -117,8 +117,7 @@ def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
 
 def slope(x: Any, y: Any) -> float:
     """Exponent `p` of the power law `y ~ x**p`, by least squares."""
-    p = float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
-    return p
+    return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
 
 
 @contextlib.contextmanager

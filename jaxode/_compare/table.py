@@ -70,5 +70,5 @@ def _row(cell: Measurement) -> tuple[str, ...]:
     )
 
 
-def _number(value: int | float | None, form: str) -> str:
+def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)

@@ -131,7 +131,7 @@ def test_adjoint_object_matches_closed_form(x64, adjoint):
 
 
 def gradient_of_equal_steps(size: int, steps: int, max_steps: int) -> Any:
-    """d sum(w * y(1)) / dy0 of dy/dt = k * y by so many Euler steps; `k` is 0.5."""
+    """D sum(w * y(1)) / dy0 of dy/dt = k * y by so many Euler steps; `k` is 0.5."""
 
     def loss(y0):
         solution = jaxode.odeint(

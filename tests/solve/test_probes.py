@@ -45,9 +45,8 @@ def test_settings_reach_a_function_that_was_compiled_before():
 
 
 def test_nothing_is_left_after_an_error():
-    with pytest.raises(ZeroDivisionError):
-        with overriding(replacements=dict(rtol=1.0)):
-            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), overriding(replacements=dict(rtol=1.0)):
+        raise ZeroDivisionError
     assert in_force() == InForce()
 
 
