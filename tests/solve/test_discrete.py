@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Counting, Counts, quick_jit, relative_error, weighted_sum
+from helpers import (
+    Counting,
+    Counts,
+    quick_jit,
+    relative_error,
+    some_slow,
+    weighted_sum,
+)
 from jax.sharding import Mesh, PartitionSpec
 from problems import PROBLEMS
 
@@ -34,8 +41,8 @@ def gradients(problem, adjoint, **settings):
 # Past the bound
 
 
-@pytest.mark.parametrize("rows", [2, 6, 16])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rows", some_slow([2, 6, 16], 6))
+@pytest.mark.parametrize("reverse", some_slow([False, True], True))
 def test_gradient_does_not_depend_on_the_rows(x64, rows, reverse):
     problem = PROBLEMS["forced"].arrays(jnp.float64, reverse)
     whole, expected = gradients(problem, "discrete", **TIGHT)

@@ -58,10 +58,15 @@ def test_scan_over_solves_is_one_long_solve(x64, adjoint):
     assert relative_error(run(in_pieces), run(LOGISTIC.exact)) < 3e-8
 
 
-NESTED = {"checkpoint": "backsolve", "backsolve": "direct", "direct": "checkpoint"}
+NESTED = {
+    "discrete": "discrete",
+    "checkpoint": "backsolve",
+    "backsolve": "direct",
+    "direct": "checkpoint",
+}
 
 
-@pytest.mark.parametrize("outer", some_slow(NESTED, "checkpoint"))
+@pytest.mark.parametrize("outer", some_slow(NESTED, "discrete"))
 def test_solve_may_be_a_field_of_another(x64, outer):
     """dy/dt = -w(1) y, where w(1) = exp(rate) comes from solving dw/ds = rate w."""
 
