@@ -216,6 +216,13 @@ def test_backward_steps_are_the_forward_ones_where_these_are_differentiated(case
     assert backward.num_failures == backward.reconstruction_error == 0
 
 
+def test_rejected_steps_are_not_differentiated_by_the_discrete_adjoint():
+    forward, backward, _ = gradient_with_counts("discrete")
+    assert backward.num_steps == int(forward.num_accepted_steps.sum())
+    assert backward.num_rejected_steps == 0 < int(forward.num_rejected_steps.sum())
+    assert backward.num_failures == backward.reconstruction_error == 0
+
+
 @pytest.mark.slow
 def test_calls_that_compute_steps_again_are_not_counted():
     forward, few, (few_calls, _) = gradient_with_counts("two_checkpoints")
