@@ -68,6 +68,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["compiled"] = jax.config.values["jax_compilation_cache_dir"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Frees what a file has compiled, or a process grows to gigabytes.
+
+    What another file needs of it comes back from the folder.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Runs one test in double precision.
