@@ -3,6 +3,7 @@
     python experiments/benchmark.py
     python experiments/benchmark.py --torch-python ~/torch-env/bin/python
     python experiments/benchmark.py --headline --torch-python ~/torch-env/bin/python
+    python experiments/benchmark.py --fields --torch-python ~/torch-env/bin/python
 
 All contestants have the same weights, images and tolerance, and take turns in one run,
 round after round, since the speed of a machine drifts. A row shows the median over the
@@ -18,9 +19,15 @@ small state; the others have all, since they are slower with one.
 slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
 goes on with `--resume DIR`.
 
+`--fields` takes general problems instead, with nothing like a convolution in them, and
+has `jax.experimental.ode` compete too. Everyone is called with its defaults, and so is
+XLA. The first call is measured as well, and how wrong each gradient is. Of the options
+`--rounds`, `--seconds`, `--out`, `--problems` and `--torch-python` apply.
+
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,11 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(Config, arguments, "benchmark.py", description=__doc__)
     check(config)
-    set_xla_cpu_flags()
+    if config.fields:
+        # First calls are measured, which must not find an earlier process's programs.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    else:
+        set_xla_cpu_flags()
     # Here, since it imports JAX: not for a typing error, nor before Ctrl-C works.
-    from speed.run import run
-
     with in_one_line():
+        if config.fields:
+            from speed.fields import run_fields
+
+            return run_fields(config)
+        from speed.run import run
+
         return run(config)
 
 

@@ -15,6 +15,11 @@ class Config:
     """Python with torch and torchdiffeq; without it, PyTorch is left out."""
     headline: bool = False
     """Only 6 channels, batch 16, tolerance 0.1, and 10,000 images to score."""
+    fields: bool = False
+    """General problems instead of the network: jaxode against Diffrax,
+    jax.experimental.ode and torchdiffeq, everyone with its defaults."""
+    problems: str | None = None
+    """Names of general problems, with commas between them; all if not given."""
     rounds: int = 7
     """Rounds in which the contestants take turns."""
     seconds: float = 1.0
@@ -41,3 +46,29 @@ def check(config: Config) -> None:
     """
     if config.resume is not None and config.out is not None:
         raise InputError("--resume DIR writes to DIR; leave --out away.")
+    if not config.fields:
+        if config.problems is not None:
+            raise InputError("--problems chooses among those of --fields; add that.")
+        return
+    if config.headline or config.resume is not None:
+        raise InputError("--fields has neither --headline nor --resume.")
+    problem_names(config)
+
+
+def problem_names(config: Config) -> list[str]:
+    """The general problems asked for.
+
+    Raises:
+        InputError: for a name that none has.
+    """
+    from speed.problems import PROBLEMS
+
+    if config.problems is None:
+        return list(PROBLEMS)
+    names = [name.strip() for name in config.problems.split(",")]
+    for name in names:
+        if name not in PROBLEMS:
+            raise InputError(
+                f"--problems got {name!r}; choose from {', '.join(PROBLEMS)}."
+            )
+    return list(dict.fromkeys(names))

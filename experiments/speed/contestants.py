@@ -1,9 +1,6 @@
 """The three contestants of the benchmark, each as something that can be timed."""
 
 import dataclasses
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +13,8 @@ import numpy as np
 from console.process import thread_settings
 from speed import plain_diffrax
 from speed.cases import Case
+from speed.peer_process import PeerProcess
 from speed.serve import mean_seconds
-
-
-_EXPERIMENTS = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True)
@@ -62,30 +57,8 @@ class Contestant(Protocol):
         ...
 
 
-class _Process:
+class _Process(PeerProcess):
     """A contestant in a process of its own."""
-
-    def __init__(self, python: str | Path, module: str, settings: dict[str, str]):
-        # Another Python does not know the folder of the experiments.
-        path = [_EXPERIMENTS, *filter(None, [os.environ.get("PYTHONPATH")])]
-        settings = {**settings, "PYTHONPATH": os.pathsep.join(path)}
-        self.process = subprocess.Popen(
-            [python, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **settings},
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, one answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("A contestant's process ended; its message is above.")
-        return json.loads(line)
 
     def prepare(self, case: Case, inputs: Inputs) -> float:
         """`Contestant.prepare`, over there."""
@@ -110,10 +83,6 @@ class _Process:
     def forget(self, case: Case) -> None:
         """`Contestant.forget`, over there."""
         self.ask(command="forget", name=case.name)
-
-    def close(self) -> None:
-        """Ends the process and waits for that."""
-        self.process.communicate()
 
 
 class Jaxode:

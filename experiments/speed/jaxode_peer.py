@@ -15,7 +15,7 @@ import jaxode
 from speed.serve import serve
 
 
-def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
+def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     """A training step, or the scoring of all images, by the public functions."""
     with np.load(request["weights"]) as weights:
         model = jaxode.nn.from_torch(dict(weights))
@@ -36,7 +36,7 @@ def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
         _, metrics = run()
     jax.block_until_ready(run())
     calls = float(metrics.nfe_forward + metrics.nfe_backward)
-    return lambda: jax.block_until_ready(run()), calls
+    return lambda: jax.block_until_ready(run()), dict(calls=calls)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from typing import Any
 
 
 def serve(
-    prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], float]],
+    prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]],
     versions: Callable[[], dict[str, Any]] = dict,
 ) -> None:
     """Answers requests until there are no more.
 
     Args:
         prepare: Makes a case ready, compiled and warmed up: a function that does one
-            run of it and blocks until it is done, and the field calls in one run.
+            run of it and blocks until it is done, and what to answer.
         versions: What the contestant is, where the benchmark does not know.
     """
     prepared: dict[str, Callable[[], Any]] = {}
@@ -29,9 +29,7 @@ def serve(
         if request["command"] == "versions":
             answer = versions()
         elif request["command"] == "prepare":
-            run, calls = prepare(request)
-            prepared[request["name"]] = run
-            answer = dict(calls=calls)
+            prepared[request["name"]], answer = prepare(request)
         elif request["command"] == "forget":
             prepared.pop(request["name"], None)
             answer = {}

@@ -77,7 +77,7 @@ def prepare(request):
     run()
     network.odefunc.calls = 0
     run()
-    return run, network.odefunc.calls
+    return run, dict(calls=network.odefunc.calls)
 
 
 def versions():
