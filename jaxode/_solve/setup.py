@@ -86,7 +86,8 @@ def prepare(
     else:
         controller = InitialStep(settings.controller, settings.dt0)
         if direction is not None:
-            controller = controller.wrap(direction)
+            # Not in the dtype of the times: those of a controller may have another.
+            controller = controller.wrap(jnp.where(increases, 1, -1))
     return Setup(
         term=diffrax.ODETerm(Directed(field, direction)),
         solver=with_tolerances(settings.solver, settings.controller),
