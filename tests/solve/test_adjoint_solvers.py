@@ -42,7 +42,6 @@ USUAL = {
     "reversible_heun-discrete",
     "half_bosh3-discrete",
     "dopri8-backsolve",
-    "kvaerno3-checkpoint",
     "kvaerno5-backsolve",
 }
 CASES = [f"{solver}-{adjoint}" for solver in SOLVERS for adjoint in ADJOINTS]

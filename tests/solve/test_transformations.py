@@ -75,7 +75,7 @@ def test_solve_may_be_a_field_of_another(x64, outer):
         # Four stages: the compiler unfolds one solve in every stage of the other.
         common: dict[str, Any] = dict(solver=diffrax.Bosh3(), rtol=1e-6, atol=1e-6)
         common |= dict(max_steps=64, throw=False)
-        inner = common | dict(adjoint=NESTED[outer])
+        inner: dict[str, Any] = common | dict(adjoint=NESTED[outer])
 
         def field(t, y, rate):
             w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **inner).ys
