@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import QUICK_FLAGS
 
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -14,18 +15,21 @@ EXAMPLES = DOCS / "examples"
 LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60}
 
 
-def run_script(path: Path, *arguments: str, cwd: Path) -> str:
+def run_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> str:
     """Returns what a script prints; its warnings are errors.
 
     Args:
         path: The script.
         *arguments: Its command line.
         cwd: Folder to run it in, which takes what it writes.
+        **environment: Variables that it is given.
     """
     finished = subprocess.run(
         [sys.executable, "-W", "error", str(path), *arguments],
         cwd=cwd,
-        env=os.environ | {"JAXODE_CACHE_DIR": str(cwd), "MPLBACKEND": "Agg"},
+        env=os.environ
+        | {"JAXODE_CACHE_DIR": str(cwd), "MPLBACKEND": "Agg"}
+        | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -59,7 +63,7 @@ def test_figure_of_the_readme_is_drawn_from_the_pages(tmp_path: Path):
 
 
 def test_pendulum_prints_gradients_that_are_right(tmp_path: Path):
-    printed = run_script(EXAMPLES / "pendulum.py", cwd=tmp_path)
+    printed = run_script(EXAMPLES / "pendulum.py", cwd=tmp_path, XLA_FLAGS=QUICK_FLAGS)
     found = re.findall(r"^  (by .+?)  .* off by (\S+)$", printed, re.MULTILINE)
     names = ["by initial state", "by gravity", "by length", "by time"]
     assert [name.strip() for name, _ in found] == 2 * names
@@ -82,7 +86,13 @@ def test_mnist_learns_the_digits(tmp_path: Path):
 
 @pytest.mark.slow
 def test_compare_prints_a_table_and_writes_a_picture(tmp_path: Path):
-    printed = run_script(EXAMPLES / "compare.py", "costs.png", "1e-2", cwd=tmp_path)
+    printed = run_script(
+        EXAMPLES / "compare.py",
+        "costs.png",
+        "1e-2",
+        cwd=tmp_path,
+        XLA_FLAGS=QUICK_FLAGS,
+    )
     head, _, *rows = printed.split("\n\n")[0].splitlines()
     assert head.split()[:3] == ["adjoint", "solver", "rtol"]
     error_at = head.index("gradient error")

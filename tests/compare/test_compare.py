@@ -16,7 +16,7 @@ import jaxode
 from jaxode._compare.verdict import _pace
 
 
-RTOLS = (1e-3, 1e-5, 1e-7)
+RTOLS = (1e-3, 1e-6)
 TS = (0.0, 2.0)
 # Few stages, so that a cell compiles fast.
 BOSH3 = diffrax.Bosh3()
@@ -105,13 +105,13 @@ def test_gradient_error_is_that_of_the_closed_form():
 
 def test_memory_against_steps():
     steps = np.array(column("num_accepted_steps", "direct"))
-    assert steps[-1] > 15 * steps[0]
+    assert steps[-1] > 5 * steps[0]
     backsolve, checkpoint, direct = (
         column("temporary_bytes", name)
         for name in ("backsolve", "checkpoint", "direct")
     )
     assert max(backsolve) == min(backsolve)
-    assert backsolve[-1] < checkpoint[0] < checkpoint[1] < checkpoint[2]
+    assert backsolve[-1] < checkpoint[0] < checkpoint[1]
     # Diffrax's `direct` nests loops of 16, and recomputes all but the innermost.
     levels = np.ceil(np.log(steps) / np.log(16))
     assert np.array_equal(np.diff(direct) > 0, np.diff(levels) > 0) and direct[0] > 0
@@ -121,9 +121,9 @@ def test_counts_are_those_of_the_solve():
     with jax.enable_x64(True):
         params, y0 = {"frequency": jnp.asarray(1.5)}, jnp.asarray([0.6, -0.8])
         stats: Any = jaxode.odeint(
-            rotate, y0, jnp.asarray(TS), params, solver=BOSH3, rtol=1e-5, atol=1e-5
+            rotate, y0, jnp.asarray(TS), params, solver=BOSH3, rtol=1e-6, atol=1e-6
         ).stats
-    cell = cell_of("discrete", 1e-5)
+    cell = cell_of("discrete", 1e-6)
     counted = (cell.nfe_forward, cell.num_accepted_steps, cell.num_rejected_steps)
     expected = (stats.nfe, stats.num_accepted_steps, stats.num_rejected_steps)
     assert counted == tuple(int(n) for n in expected)
@@ -133,8 +133,8 @@ def test_counts_are_those_of_the_solve():
 def test_consistency_is_what_the_adjoint_alone_is_off_by():
     # Two ways of differentiating the same steps.
     assert max(column("consistency", "checkpoint")) < 1e-12
-    assert column("consistency", "direct") == [0.0] * 3
-    # Observed 0.79, from 4e-4 to 3e-7: the error of the backward solve.
+    assert column("consistency", "direct") == [0.0] * len(RTOLS)
+    # Observed 0.79, from 4e-4: the error of the backward solve.
     assert 0.6 < slope(RTOLS, column("consistency", "backsolve")) < 1.2
 
 
@@ -224,10 +224,10 @@ def test_plot_shows_every_adjoint(tmp_path):
 
 def test_printed_table_ends_with_the_verdict():
     text = str(rotation())
-    assert text.count("\ndirect ") == 3
-    direct, backsolve = (cell_of(name, 1e-7) for name in ("direct", "backsolve"))
+    assert text.count("\ndirect ") == len(RTOLS)
+    direct, backsolve = (cell_of(name, 1e-6) for name in ("direct", "backsolve"))
     share = 100 * backsolve.temporary_bytes / direct.temporary_bytes
-    (verdict,) = re.findall("At rtol 1e-07 with the solver as given: (.*)", text)
+    (verdict,) = re.findall("At rtol 1e-06 with the solver as given: (.*)", text)
     (about,) = re.findall("backsolve ([^;]*);", verdict)
     assert f"needs {share:.2g} % of its memory" in about
 

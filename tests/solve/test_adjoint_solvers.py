@@ -38,11 +38,10 @@ SOLVERS = {
 # tested always, under one adjoint, and all the rest among the slow tests.
 USUAL = {
     "euler-backsolve",
-    "leapfrog-checkpoint",
-    "reversible_heun-checkpoint",
-    "half_bosh3-direct",
+    "leapfrog-discrete",
+    "reversible_heun-discrete",
+    "half_bosh3-discrete",
     "dopri8-backsolve",
-    "kvaerno3-checkpoint",
     "kvaerno5-backsolve",
 }
 CASES = [f"{solver}-{adjoint}" for solver in SOLVERS for adjoint in ADJOINTS]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import each_adjoint
 
 import jaxode
 from jaxode._solve.probes import in_force, InForce, overriding
@@ -130,7 +131,7 @@ def count_compilations(run) -> int:
     return len(events)
 
 
-@pytest.mark.parametrize("adjoint", ["discrete", "checkpoint", "backsolve"])
+@each_adjoint("discrete", "backsolve")
 def test_second_eager_call_compiles_nothing(adjoint):
     def loss(rate):
         return solve(rate, adjoint=adjoint, max_steps=32).ys[-1]

@@ -112,7 +112,7 @@ def gradients_by_scipy() -> tuple[np.ndarray, ...]:
     )
 
 
-@each_adjoint("checkpoint")
+@each_adjoint("discrete")
 def test_gradients_are_finite_differences_of_scipy(x64, adjoint, gradients_by_scipy):
     def loss(inputs):
         settings = dict(adjoint=adjoint, rtol=1e-10, atol=1e-10, max_steps=512)
@@ -149,7 +149,7 @@ def digits_loss(adjoint: str) -> Any:
     return quick_jit(jax.value_and_grad(loss))
 
 
-@each_adjoint("backsolve")
+@each_adjoint("discrete")
 def test_gradients_of_the_convolution_field_are_finite_differences(
     x64, adjoint, digits
 ):

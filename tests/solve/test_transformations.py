@@ -72,10 +72,13 @@ def test_solve_may_be_a_field_of_another(x64, outer):
 
     def solve(_, y0, ts, rate):
         grow = lambda s, w, rate: rate * w
-        settings: dict[str, Any] = TIGHT | dict(adjoint=NESTED[outer], max_steps=32)
+        # Four stages: the compiler unfolds one solve in every stage of the other.
+        common: dict[str, Any] = dict(solver=diffrax.Bosh3(), rtol=1e-6, atol=1e-6)
+        common |= dict(max_steps=64, throw=False)
+        inner: dict[str, Any] = common | dict(adjoint=NESTED[outer])
 
         def field(t, y, rate):
-            w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **settings).ys
+            w = jaxode.odeint(grow, jnp.ones(()), [0.0, 1.0], rate, **inner).ys
             return -w[-1] * y
 
         return jaxode.odeint(
@@ -84,10 +87,7 @@ def test_solve_may_be_a_field_of_another(x64, outer):
             ts,
             rate,
             adjoint=outer,
-            rtol=1e-7,
-            atol=1e-7,
-            max_steps=32,
-            throw=False,
+            **common,
         ).ys
 
     def exact(_, y0, ts, rate):
@@ -101,8 +101,8 @@ def test_solve_may_be_a_field_of_another(x64, outer):
     )
     run = lambda f: values_and_gradients(f)(*problem)
     (ys, (_, *bars)), (expected_ys, (_, *expected_bars)) = run(solve), run(exact)
-    # Observed at most 2e-7.
-    assert relative_error((ys, bars), (expected_ys, expected_bars)) < 2e-6
+    # Observed at most 5e-6.
+    assert relative_error((ys, bars), (expected_ys, expected_bars)) < 5e-5
 
 
 class Spiral(eqx.Module):
@@ -169,8 +169,8 @@ def test_second_derivatives_match_closed_form(x64, way):
     [
         ("discrete", jax.jacrev),
         ("backsolve", jax.jacrev),
-        ("checkpoint", jax.jacrev),
-        ("checkpoint", jax.jacfwd),
+        pytest.param("checkpoint", jax.jacrev, marks=pytest.mark.slow),
+        pytest.param("checkpoint", jax.jacfwd, marks=pytest.mark.slow),
     ],
 )
 def test_second_derivatives_raise_where_there_are_none(adjoint, second):

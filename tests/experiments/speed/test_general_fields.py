@@ -261,6 +261,7 @@ def test_module_runs_under_the_python_that_has_pytorch(module, more):
     assert roots <= allowed
 
 
+@pytest.mark.slow
 def test_command_measures_each_contestant_of_a_problem(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "")
     out = tmp_path / "out"
