@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import pytest
-from helpers import QUICK_OPTIONS
+from helpers import QUICK_FLAGS
 from jaxtyping import Array, Key
 
 
@@ -44,9 +44,7 @@ def _compile_quickly() -> None:
     """
     if "XLA_FLAGS" in os.environ:
         return
-    os.environ["XLA_FLAGS"] = " ".join(
-        f"--{name}={str(value).lower()}" for name, value in QUICK_OPTIONS.items()
-    )
+    os.environ["XLA_FLAGS"] = QUICK_FLAGS
     jax.devices()  # reads the flags
     del os.environ["XLA_FLAGS"]
 
@@ -68,6 +66,16 @@ def _share_compiled_programs(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tells a process of pytest-xdist, before it starts, where the folder is."""
     node.workerinput["compiled"] = jax.config.values["jax_compilation_cache_dir"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Frees what a file has compiled, or a process grows to gigabytes.
+
+    What another file needs of it comes back from the folder.
+    """
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ QUICK_OPTIONS: dict[str, int | bool] = {
 # XLA ends a process that sets a flag it does not know; later versions have no such one.
 if jax.__version_info__ < (0, 11):
     QUICK_OPTIONS["xla_cpu_use_fusion_emitters"] = False
+QUICK_FLAGS = " ".join(f"--{k}={str(v).lower()}" for k, v in QUICK_OPTIONS.items())
 
 # What XLA does by itself, for a test of the compiled program.
 _DEFAULTS = {
@@ -116,8 +117,7 @@ def values_and_gradients(solve: Callable[..., PyTree]) -> Callable[..., Any]:
 
 def slope(x: Any, y: Any) -> float:
     """Exponent `p` of the power law `y ~ x**p`, by least squares."""
-    p = float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
-    return p
+    return float(np.polyfit(np.log(np.asarray(x)), np.log(np.asarray(y)), 1)[0])
 
 
 @contextlib.contextmanager

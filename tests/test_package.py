@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import QUICK_FLAGS
 
 import jaxode
 
@@ -51,11 +53,14 @@ EXPERIMENT_ONLY = """
 """.split()
 
 
-def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a new interpreter that has none of this process's JAX settings."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -293,7 +298,7 @@ def test_readme_has_an_example():
 def test_readme_example_runs(example: str, tmp_path: Path):
     script = tmp_path / "example.py"
     script.write_text(example, "utf-8")
-    finished = run_python(str(script), cwd=tmp_path)
+    finished = run_python(str(script), cwd=tmp_path, XLA_FLAGS=QUICK_FLAGS)
     assert finished.returncode == 0, finished.stderr
 
 

@@ -221,9 +221,9 @@ def relative_l2(actual: Any, expected: Any) -> float:
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     difference = size = 0.0
     for a, e in pairs:
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        difference = math.hypot(difference, _norm(a - e))
-        size = math.hypot(size, _norm(e))
+        expected = np.asarray(e, np.float64)
+        difference = math.hypot(difference, _norm(np.asarray(a, np.float64) - expected))
+        size = math.hypot(size, _norm(expected))
     return difference / size if size else math.inf
 
 

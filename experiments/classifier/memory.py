@@ -80,6 +80,6 @@ def measure(name: str, steps: int) -> Memory | None:
 
 def temporary_bytes() -> list[Memory]:
     """The memory of every adjoint at each length."""
-    names = ("backsolve", "checkpoint", "direct", EVERY_STEP)
+    names = ("discrete", "backsolve", "checkpoint", "direct", EVERY_STEP)
     found = [measure(name, steps) for name in names for steps in STEPS]
     return [memory for memory in found if memory is not None]

@@ -63,10 +63,10 @@ def parse(
 
 def _one_line(framed: str) -> str:
     """The first sentence in a framed message of tyro's."""
-    text = re.sub(r"^╭.*$|[│╰╯─━]+", " ", framed, flags=re.M)
-    text = re.sub(r"(For full|Argument) helptext.*", "", text, flags=re.S)
+    text = re.sub(r"^╭.*$|[│╰╯─━]+", " ", framed, flags=re.MULTILINE)
+    text = re.sub(r"(For full|Argument) helptext.*", "", text, flags=re.DOTALL)
     # A choice that may be left out is listed in the order of a set, with None.
-    chosen = re.search(r"one of \((.*)\)", text, flags=re.S)
+    chosen = re.search(r"one of \((.*)\)", text, flags=re.DOTALL)
     if chosen is not None:
         names = sorted(set(re.findall(r"'([^']*)'", chosen[1])) - {"None"})
         text = text[: chosen.start(1)] + ", ".join(names) + text[chosen.end(1) :]

@@ -3,6 +3,7 @@
 Free of JAX until something is written, as reading the settings of a run is.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -49,10 +50,8 @@ def new_folder(
 
 def remove_if_empty(path: Path) -> None:
     """Takes back `new_folder` where nothing was written."""
-    try:
+    with contextlib.suppress(OSError):
         path.rmdir()
-    except OSError:
-        pass
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

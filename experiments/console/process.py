@@ -19,7 +19,7 @@ _hint = "Interrupted."
 
 def set_interrupt_hint(text: str) -> None:
     """What Ctrl-C prints from now on."""
-    global _hint
+    global _hint  # noqa: PLW0603  a signal handler has no other argument
     _hint = text
 
 

@@ -40,8 +40,12 @@ class Contestant(Protocol):
     name: str
 
     def prepare(self, case: Case, inputs: Inputs) -> float:
-        """Compiles and warms up; returns field calls in one run, recomputed ones too,
-        divided by the number of solves."""
+        """Compiles and warms up.
+
+        Returns:
+            Field calls in one run, recomputed ones too, divided by the number of
+            solves.
+        """
         ...
 
     def seconds(self, case: Case, repeats: int) -> float:

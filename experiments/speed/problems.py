@@ -5,6 +5,7 @@ None is a convolution: small networks, flows, models of a few states, stencils, 
 the standard library only, as `vector_fields`.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def _row(*numbers: float) -> list[np.ndarray]:
 def _layers(*sizes: int, seed: int = 0) -> list[np.ndarray]:
     """Weights and biases of a network of these widths; the biases are not zero."""
     random, found = np.random.RandomState(seed), []
-    for i, o in zip(sizes[:-1], sizes[1:], strict=True):
+    for i, o in itertools.pairwise(sizes):
         found += [random.randn(i, o) / np.sqrt(i), 0.1 * random.randn(1, o)]
     return [array.astype(np.float32) for array in found]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._solve.adjoints import Adjoint, Backsolve, resolve_adjoint
+from .._solve.adjoints import Adjoint, AdjointObject, resolve_adjoint
 from .._solve.arguments import check_kinds
 from .._solve.stats import SolveCounts
 from .group import Bounds, Group
@@ -25,6 +25,7 @@ def compare_adjoints(
     params: PyTree,
     *data: Any,
     adjoints: Sequence[Adjoint] | Mapping[str, Adjoint] = (
+        "discrete",
         "backsolve",
         "checkpoint",
         "direct",
@@ -106,7 +107,7 @@ def compare_adjoints(
 
 def _named_adjoints(
     adjoints: Sequence[Adjoint] | Mapping[str, Adjoint],
-) -> dict[str, Backsolve | diffrax.AbstractAdjoint]:
+) -> dict[str, AdjointObject]:
     if isinstance(adjoints, str):
         raise TypeError(f"adjoints must be a sequence; pass adjoints=({adjoints!r},).")
     if not adjoints:

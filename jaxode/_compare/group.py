@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._solve.adjoints import Backsolve
+from .._solve.adjoints import AdjointObject, Backsolve, Discrete
 from .failure import failure_of
 from .measure import (
     forward_counts_of,
@@ -21,9 +21,6 @@ from .measure import (
 )
 from .measurement import Measurement
 from .reference import compare, compare_leaves, Leaves, named_leaves
-
-
-AnyAdjoint = Backsolve | diffrax.AbstractAdjoint
 
 
 class Bounds:
@@ -46,7 +43,7 @@ class Bounds:
 
         def counts(tolerances, *arguments):
             rtol, atol = tolerances
-            replaced = _replacements("checkpoint", solver, rtol, atol, max_steps)
+            replaced = _replacements("discrete", solver, rtol, atol, max_steps)
             return forward_counts_of(loss_fn, replaced)(*arguments)
 
         self._counts = counts
@@ -88,7 +85,7 @@ class Group:
 
     def measure(
         self,
-        adjoints: Mapping[str, AnyAdjoint],
+        adjoints: Mapping[str, AdjointObject],
         bounds: Bounds,
         rounds: int,
         advance: Callable[[str], None],
@@ -124,7 +121,7 @@ class Group:
         return Measurement(name, self.solver_name, self.rtol, self.atol, **known)
 
     def _compute(
-        self, adjoint: AnyAdjoint, bound: int, bounds: Bounds
+        self, adjoint: AdjointObject, bound: int, bounds: Bounds
     ) -> tuple[Program, Gradient, int]:
         """Compiles and runs it, with more steps where `bound` turns out too small."""
         if isinstance(adjoint, Backsolve) and adjoint.max_steps is None:
@@ -143,7 +140,7 @@ class Group:
     def _counted(
         self,
         name: str,
-        adjoint: AnyAdjoint,
+        adjoint: AdjointObject,
         program: Program,
         outcome: Gradient,
         bound: int,
@@ -203,10 +200,11 @@ def _replacements(
 
 
 def _differentiates_steps(
-    adjoints: Mapping[str, AnyAdjoint], outcomes: Mapping[str, Gradient]
+    adjoints: Mapping[str, AdjointObject], outcomes: Mapping[str, Gradient]
 ) -> Gradient | None:
     """A gradient of the steps as they were computed, if there is one."""
-    for kind in (diffrax.DirectAdjoint, diffrax.RecursiveCheckpointAdjoint):
+    kinds = (diffrax.DirectAdjoint, diffrax.RecursiveCheckpointAdjoint, Discrete)
+    for kind in kinds:
         for name, outcome in outcomes.items():
             if isinstance(adjoints[name], kind):
                 return outcome

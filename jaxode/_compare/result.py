@@ -53,8 +53,7 @@ class Comparison:
             writer.writerows(dataclasses.asdict(cell) for cell in self.cells)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draws gradient error against tolerance and seconds, and memory, with
-        matplotlib.
+        """Draws gradient error against tolerance and seconds, and memory.
 
         Args:
             path: Image to write, replacing any that is there; `None` for none.

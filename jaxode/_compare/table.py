@@ -1,6 +1,7 @@
 """Cells as lines of text."""
 
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 from .measurement import Measurement
 
@@ -70,5 +71,5 @@ def _row(cell: Measurement) -> tuple[str, ...]:
     )
 
 
-def _number(value: int | float | None, form: str) -> str:
+def _number(value: SupportsFloat | None, form: str) -> str:
     return "" if value is None else format(value, form)

@@ -14,8 +14,8 @@ def verdict(cells: Sequence[Measurement], reference: Reference) -> str:
     for solver in dict.fromkeys(cell.solver for cell in cells):
         own = [key for key in groups if key[0] == solver]
         worked = [key for key in own if not any(c.failure for c in groups[key])]
-        for key in dict.fromkeys(worked[:1] + worked[-1:]):
-            lines.append(_sentence(groups[key]))
+        shown = dict.fromkeys(worked[:1] + worked[-1:])
+        lines += [_sentence(groups[key]) for key in shown]
     failed = sum(cell.failure is not None for cell in cells)
     if failed:
         lines.append(f"{failed} of {len(cells)} cells failed; each says why.")
@@ -25,7 +25,8 @@ def verdict(cells: Sequence[Measurement], reference: Reference) -> str:
 
 def _sentence(group: list[Measurement]) -> str:
     by_name = {cell.adjoint: cell for cell in group}
-    base = by_name.get("direct") or by_name.get("checkpoint") or group[0]
+    exact = ("direct", "checkpoint", "discrete")
+    base = next((by_name[name] for name in exact if name in by_name), group[0])
     others = [_against(cell, base) for cell in group if cell is not base]
     where = f"At rtol {base.rtol:g} with {_named(base.solver)}"
     return f"{where}: " + "; ".join([*others, _alone(base)]) + "."

@@ -1,10 +1,14 @@
 """How gradients pass through a solve: the choices, and when to use which.
 
+`discrete` (`Discrete`) differentiates the steps that were taken, in a loop of our own.
+It keeps as many states as fit into a bound and repeats steps only beyond that. The
+gradient is that of the numbers computed, exact to rounding. The choice to begin with.
+
 `checkpoint` (`diffrax.RecursiveCheckpointAdjoint`) differentiates the steps that were
 taken, storing some of the states and recomputing the others. The gradient is that of
-the numbers computed, exact to rounding; memory is the number of checkpoints times the
-state. That number is Diffrax's, about the root of twice `max_steps`, for small states,
-and 16 for large ones: see `with_checkpoints`. The choice to begin with.
+the numbers computed too; memory is the number of checkpoints times the state. That
+number is Diffrax's, about the root of twice `max_steps`, for small states, and 16 for
+large ones: see `with_checkpoints`.
 
 `direct` (`diffrax.DirectAdjoint`) differentiates the steps too, by nothing but JAX's
 own loops, and so allows forward mode and higher derivatives. The loops are nested in

@@ -195,6 +195,8 @@ def solve_by_backsolve(
         captured: Arrays that the field closes over.
         probe: Receives the backward counts as its cotangent.
     """
+    assert isinstance(settings.adjoint, Backsolve)
+    backward_settings(settings.adjoint, settings)  # for its errors, before the solve
     probe = SolveCounts.zeros() if probe is None else probe
     problem = Problem(y0, field, args, captured, probe, ts, settings)
     return with_own_gradient(problem, _forward, _pull_back)

@@ -32,7 +32,7 @@ from .diffrax_calls import forward_calls
 from .integrate import Integral
 from .loop import run
 from .own_gradient import parameters_of, Problem, with_own_gradient
-from .record import Record
+from .record import Record, Room
 from .settings import SolveSettings
 from .setup import can_jump, prepare
 from .stats import SolveCounts
@@ -71,25 +71,25 @@ def solve_by_discrete(
 def _forward(problem: Problem, keep: bool) -> tuple[Integral, "Kept | None"]:
     """The solve, with what the way back needs if it is to be kept."""
     settings = problem.settings
-    record = _empty_record(problem) if keep else None
-    if record is not None:
-        settings = dataclasses.replace(settings, max_steps=record.capacity)
+    room = _room(problem) if keep else None
+    if room is not None:
+        settings = dataclasses.replace(settings, max_steps=room.capacity)
     setup = prepare(problem.field, problem.args, problem.ts, settings)
-    out, record, next_read = run(setup, problem.y0, record)
+    out, record, next_read = run(setup, problem.y0, room)
     if record is None:
         return out, None
     return out, Kept(record, out.stats.num_accepted_steps, next_read)
 
 
-def _empty_record(problem: Problem) -> Record:
-    """A record with room for the steps of a solve, within the adjoint's bound."""
+def _room(problem: Problem) -> Room:
+    """Room for the steps of a solve, within the adjoint's bound."""
     settings = problem.settings
     assert isinstance(settings.adjoint, Discrete)
     capacity = settings.max_steps or MOST_STEPS
     # With each state its first stage, as long as the state itself.
     row_bytes = 2 * sum(y.nbytes for y in jax.tree.leaves(problem.y0))
     num_rows = settings.adjoint.num_rows(row_bytes, capacity)
-    return Record(num_rows, capacity, can_jump(settings.controller))
+    return Room(num_rows, capacity, can_jump(settings.controller))
 
 
 class Kept(NamedTuple):
@@ -128,7 +128,7 @@ def _pull_back(
 
     # Step by step, from the last to the first.
     repeated = jnp.zeros_like(kept.num_steps)
-    if record.can_overflow:
+    if record.room.can_overflow:
         bars, repeated = _through_sparse_record(steps, kept, bars, ys_bar)
     else:
         states = lambda step: record.row(step)
@@ -197,7 +197,7 @@ def _through_sparse_record(
     than that, only its end is dealt with, and it comes again. Where every state was
     kept, all steps are one stretch and nothing is repeated.
     """
-    record, num_rows = kept.record, kept.record.num_rows
+    record, num_rows = kept.record, kept.record.room.num_rows
     is_whole = record.stride == 1
 
     def stretch(carry):

@@ -20,7 +20,7 @@ from .._steps.runge_kutta import Unrolled
 from .diffrax_calls import forward_calls
 from .integrate import Integral
 from .read_out import read_within, Step
-from .record import Record
+from .record import Record, Room
 from .setup import made_jump_of, Setup
 from .stats import SolveStats
 
@@ -58,21 +58,21 @@ class State(eqx.Module):
 
 
 def run(
-    setup: Setup, y0: PyTree[Array], record: Record | None = None
+    setup: Setup, y0: PyTree[Array], room: Room | None = None
 ) -> tuple[Integral, Record | None, Int[Array, ""]]:
-    """Solves, and keeps what the way back needs if `record` is given.
+    """Solves, and keeps what the way back needs if there is `room` for it.
 
     Args:
         setup: From `prepare`.
         y0: State at the first time.
-        record: An empty one, with room for `setup.max_steps` steps; or `None`.
+        room: For a record of `setup.max_steps` steps; or `None` for no record.
 
     Returns:
         The solve's outcome, successful or not; the record; and the index of the first
         of the times that was not read within a step.
     """
-    state = _start(setup, y0, record)
-    if record is None or not record.can_overflow:
+    state = _start(setup, y0, room)
+    if room is None or not room.can_overflow:
         state = _steps(setup, state)
     else:
         # The inner loop stops where the record is full, which is then thinned.
@@ -87,7 +87,7 @@ def run(
     return _outcome(setup, state), state.record, state.next_read
 
 
-def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
+def _start(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
     term, solver, ts, args = setup.term, setup.solver, setup.ts, setup.args
     controller, solver_state = setup.controller, None
     t0, t_end = ts[0], ts[-1]
@@ -95,6 +95,7 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
         # Hairer's rule and the first step both need the field at the start.
         solver_state = solver.init(term, t0, t0, y0, args)
         f0 = lax.stop_gradient(solver_state.value)
+        assert isinstance(controller, InitialStep)
         controller = InitialStep(controller.controller, None, f0)
     t1, controller_state = controller.init(
         term, t0, t_end, y0, None, args, solver.func, solver.error_order(term)
@@ -107,8 +108,6 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
         lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x,
         (solver_state, controller_state),
     )
-    if record is not None:
-        record = record.started(t0, y0, solver_state)
     rows = len(ts) - 2
     zero = jnp.zeros((), jnp.int32)
     results = diffrax.RESULTS
@@ -129,7 +128,7 @@ def _start(setup: Setup, y0: PyTree[Array], record: Record | None) -> State:
             if setup.reads
             else None
         ),
-        record=record,
+        record=None if room is None else room.record(t0, y0, solver_state),
     )
     return varying_like(state, setup.term, y0, args, ts)
 
@@ -168,18 +167,11 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     )
     # A candidate beyond the field's domain is a step to be rejected (diffrax 143).
     y_error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), y_error)
-    keep, next_t0, next_t1, made_jump, controller, controller_result = (
-        setup.controller.adapt_step_size(
-            t0,
-            t1,
-            state.y,
-            y1,
-            args,
-            y_error,
-            solver.error_order(term),
-            state.controller,
-        )
+    order: Any = solver.error_order(term)
+    decision: Any = setup.controller.adapt_step_size(
+        t0, t1, state.y, y1, args, y_error, order, state.controller
     )
+    keep, next_t0, next_t1, made_jump, controller, controller_result = decision
     keep = jnp.asarray(keep) & active
     next_t0 = jnp.minimum(next_t0, t_end)
     next_t1 = _clip_to_end(next_t0, next_t1, t_end, keep)
@@ -256,7 +248,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         last_step=history.last_step,
         success=result == results.successful,
     )
-    direction = setup.term.vector_field.direction
+    direction = setup.direction
     t_reached = state.t0 if direction is None else state.t0 * direction
     return Integral(
         ys=ys,
@@ -267,7 +259,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
     )
 
 
-def _clip_to_end(t0: Array, t1: Array, t_end: Array, keep: Array) -> Array:
+def _clip_to_end(t0: Any, t1: Any, t_end: Array, keep: Array) -> Array:
     """No step of almost nothing at the end: the step, or two halves, that go there.
 
     As Diffrax does, at a hundred times the spacing of floating numbers.

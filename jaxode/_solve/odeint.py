@@ -45,7 +45,7 @@ def odeint(
     args: PyTree = None,
     *,
     solver: diffrax.AbstractSolver = diffrax.Dopri5(),
-    adjoint: Adjoint = "checkpoint",
+    adjoint: Adjoint = "discrete",
     rtol: ArrayLike | None = 1e-3,
     atol: ArrayLike | None = 1e-6,
     dt0: ArrayLike | None = None,
@@ -70,8 +70,9 @@ def odeint(
         args: Any pytree, handed to the field.
         solver: Any Diffrax ODE solver, `jaxode.RK4()` or `jaxode.RK38()`;
             `diffrax.Dopri5()` by default.
-        adjoint: How gradients are taken: `"checkpoint"`, `"backsolve"`, `"direct"`, a
-            `jaxode.Backsolve` with settings, or any `diffrax.AbstractAdjoint`.
+        adjoint: How gradients are taken: `"discrete"`, `"backsolve"`, `"checkpoint"`,
+            `"direct"`, a `jaxode.Discrete` or `jaxode.Backsolve` with settings, or any
+            `diffrax.AbstractAdjoint`.
         rtol: Relative tolerance on the RMS of the local error over the whole state,
             dimensionless, > 0. `None` for fixed steps.
         atol: Absolute tolerance, in units of the state, > 0.

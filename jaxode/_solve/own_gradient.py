@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
@@ -61,7 +62,7 @@ def with_own_gradient(
 
     @jax.custom_vjp
     def outcome(arrays):
-        return solve(eqx.combine(arrays, static), False)[0]
+        return _call(solve, eqx.combine(arrays, static), False)[0]
 
     def forward(primals):
         is_primal = lambda x: isinstance(x, CustomVJPPrimal)
@@ -70,7 +71,7 @@ def with_own_gradient(
         )
         leaves = jax.tree.leaves(primals, is_leaf=is_primal)
         flags = _Static(tuple(leaf.perturbed for leaf in leaves))
-        out, kept = solve(eqx.combine(arrays, static), True)
+        out, kept = _call(solve, eqx.combine(arrays, static), True)
         return out, (arrays, flags, kept)
 
     def backward(residuals, out_bar):
@@ -82,13 +83,29 @@ def with_own_gradient(
             is_leaf=is_zero,
         )
         perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
-        bars = pull_back(eqx.combine(arrays, static), perturbed, kept, ys_bar)
+        problem = eqx.combine(arrays, static)
+        bars = _call(pull_back, problem, perturbed, kept, ys_bar)
         bars = varying_like(bars, arrays)
         nothing = jax.tree.map(lambda _: None, arrays)
         return (nothing._replace(**bars),)
 
     outcome.defvjp(forward, backward, symbolic_zeros=True)
     return outcome(arrays)
+
+
+def _call(function: Callable, *inputs: Any) -> Any:
+    """Calls it, compiled where nothing around it is being compiled.
+
+    The body of a loop that is run eagerly is a new function each time, so each call
+    would compile it anew.
+    """
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs))
+    return function(*inputs) if traced else _compiled(function, inputs)
+
+
+@eqx.filter_jit
+def _compiled(function: Callable, inputs: tuple) -> Any:
+    return function(*inputs)
 
 
 class _Static(eqx.Module):

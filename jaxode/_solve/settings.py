@@ -46,7 +46,7 @@ class SolveSettings(eqx.Module):
     """
 
     solver: diffrax.AbstractSolver = diffrax.Dopri5()
-    adjoint: Adjoint = "checkpoint"
+    adjoint: Adjoint = "discrete"
     rtol: ArrayLike | None = 1e-3
     atol: ArrayLike | None = 1e-6
     dt0: ArrayLike | None = None

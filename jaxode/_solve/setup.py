@@ -30,10 +30,11 @@ class Directed(eqx.Module):
     direction: Float[Array, ""] | None
 
     def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        if self.direction is None:
+        direction = self.direction
+        if direction is None:
             return self.field(t, y, args)
-        out = self.field(t * self.direction, y, args)
-        return jax.tree.map(lambda f: f * self.direction.astype(f.dtype), out)
+        out = self.field(t * direction, y, args)
+        return jax.tree.map(lambda f: f * direction.astype(f.dtype), out)
 
 
 class Setup(NamedTuple):
@@ -45,6 +46,7 @@ class Setup(NamedTuple):
         controller: What decides on the steps.
         args: Passed to the field.
         ts: The times asked for, increasing.
+        direction: What they were multiplied by to increase, if by anything.
         max_steps: Steps tried at most, or `None`.
         can_jump: Whether the controller may say that a step starts at a jump.
         reads: Whether there are times between the first and the last.
@@ -55,6 +57,7 @@ class Setup(NamedTuple):
     controller: diffrax.AbstractStepSizeController
     args: PyTree
     ts: Float[Array, " time"]
+    direction: Float[Array, ""] | None
     max_steps: int | None
     can_jump: bool
     reads: bool
@@ -81,16 +84,16 @@ def prepare(
         assert settings.dt0 is not None
         controller = EqualSteps(settings.dt0, ts)
     else:
-        controller = settings.controller
+        controller = InitialStep(settings.controller, settings.dt0)
         if direction is not None:
             controller = controller.wrap(direction)
-        controller = InitialStep(controller, settings.dt0)
     return Setup(
         term=diffrax.ODETerm(Directed(field, direction)),
         solver=with_tolerances(settings.solver, settings.controller),
         controller=controller,
         args=args,
         ts=ts,
+        direction=direction,
         max_steps=settings.max_steps,
         can_jump=can_jump(settings.controller),
         reads=ts.shape[0] > 2,

@@ -80,7 +80,7 @@ class SolveCounts(eqx.Module):
     @classmethod
     def of(cls, **counts: Any) -> "SolveCounts":
         """These counts, with zeros for the rest."""
-        zeros = {name: 0 for name in cls.__dataclass_fields__}
+        zeros = dict.fromkeys(cls.__dataclass_fields__, 0)
         return cls(
             **{
                 name: jnp.asarray(count).astype(jnp.float32)

@@ -69,7 +69,7 @@ class Steps:
         Returns:
             Both where it ends.
         """
-        solver = self.setup.solver
+        solver: Any = self.setup.solver
         if issubclass(type(solver), Unrolled):
             t0, t1, made_jump = times
             y, state = at

@@ -25,6 +25,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def cache_file(folder: Path, source: Source) -> Path:
+    """Where the arrays of a data set are kept."""
     return folder / f"{source.name}-{_FORMAT}.npz"
 
 

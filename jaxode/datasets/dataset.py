@@ -1,3 +1,5 @@
+"""What a data set is: two splits of images and labels, and a name."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,3 +1,5 @@
+"""The digits that come with scikit-learn, in MNIST's size."""
+
 import numpy as np
 
 from .._optional import require

@@ -99,8 +99,7 @@ def _fetch_file(source: Source, file: File, folder: Path) -> None:
         ) as response:
             response.raise_for_status()
             with open(temporary, "xb") as output:
-                for block in response.iter_content(chunk_size=1 << 16):
-                    output.write(block)
+                output.writelines(response.iter_content(chunk_size=1 << 16))
         problem = find_problem(part, file)
         if problem is not None:
             raise DownloadError(source, f"what {source.url} sends is wrong, {problem}")

@@ -1,3 +1,5 @@
+"""`load`: a data set by its name, from wherever it can be had."""
+
 import importlib.util
 import os
 import warnings

@@ -90,7 +90,7 @@ def _make_builder(source: Source, root: Path) -> Any:
     official = tfds.builder_cls(source.name)
 
     # pyright knows nothing of a base that is imported late.
-    class Builder(official, skip_registration=True):  # pyright: ignore
+    class Builder(official, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         name = source.name
 
         def _info(self) -> Any:

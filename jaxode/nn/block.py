@@ -14,6 +14,7 @@ from .solve_form import solve_form
 
 
 _Block = TypeVar("_Block", bound="ODEBlock")
+_NAMES = ("t1", "per_sample", *SolveSettings.names())
 
 
 class ODEBlock(eqx.Module):
@@ -63,7 +64,7 @@ class ODEBlock(eqx.Module):
             ValueError: for a name that is no setting, and for settings that are out of
                 range or contradict each other.
         """
-        check_names(settings, ("t1", "per_sample", *SolveSettings.names()))
+        check_names(settings, _NAMES)
         for name in ("rtol", "atol", "dt0"):
             if settings.get(name) is not None:
                 settings[name] = float(settings[name])
@@ -137,6 +138,7 @@ class ODEBlock(eqx.Module):
         Raises:
             ValueError: for a name that is no setting, and whatever the block raises.
         """
+        check_names(settings, _NAMES)
         kept: dict[str, Any] = dict(t1=self.t1, per_sample=self.per_sample)
         kept |= self.settings.to_dict()
         return type(self)(self.field, **(kept | settings))

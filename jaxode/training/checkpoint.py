@@ -143,8 +143,8 @@ def _describe(tree: PyTree) -> list[list[str]]:
 def _check_leaves(path: Any, saved: list[list[str]], wanted: list[list[str]]) -> None:
     if saved == wanted:
         return
-    here = {name: kind for name, kind in wanted}
-    there = {name: kind for name, kind in saved}
+    here = dict(wanted)
+    there = dict(saved)
     differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     if not differing:
         _fail(path, "holds the arrays of this model in another order")

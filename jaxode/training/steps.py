@@ -121,7 +121,6 @@ def train_steps(
     Returns:
         The state after the last step, and the metrics with those of the steps added.
     """
-
     arrays, static = eqx.partition(state, eqx.is_array)
     start, stop = data.rows
 

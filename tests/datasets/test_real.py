@@ -24,7 +24,7 @@ def test_sums_are_those_of_tensorflow_datasets(name: str):
     official, source = tfds.builder_cls(name), SOURCES[name]
     path = tfds.core.utils.tfds_path() / "url_checksums" / f"{name}.txt"
     known = tfds.core.download.checksums.load_url_infos(path)
-    assert official.URL == source.url
+    assert source.url == official.URL
     assert {url: (info.size, info.checksum) for url, info in known.items()} == {
         source.url + file.name: (file.size, file.sha256) for file in source.files
     }

@@ -48,13 +48,14 @@ def private_names(source: str) -> set[str]:
     """What is imported from jaxode, or read from it, that it does not offer."""
     found = set()
     for module, name in imported(source):
-        if module.split(".")[0] == "jaxode":
-            if module not in PUBLIC or name.startswith("_"):
-                found.add(f"{module}.{name}".rstrip("."))
+        is_ours = module.split(".")[0] == "jaxode"
+        if is_ours and (module not in PUBLIC or name.startswith("_")):
+            found.add(f"{module}.{name}".rstrip("."))
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            if ast.unparse(node.value).split(".")[0] == "jaxode":
-                found.add(ast.unparse(node))
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+            continue
+        if ast.unparse(node.value).split(".")[0] == "jaxode":
+            found.add(ast.unparse(node))
     return found
 
 

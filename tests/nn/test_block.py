@@ -123,7 +123,8 @@ def test_sample_does_not_depend_on_its_batch_mates_per_sample():
     block = ODEBlock(two_speeds, rtol=0.1, atol=0.1, per_sample=True)
     _, alone = block(speeds_state(2.0))
     _, in_company = block(speeds_state(2.0, 8.0))
-    assert float(alone[0]) == float(in_company[0])
+    # Rounding apart, which differs with the size of a batch: observed 6e-7.
+    np.testing.assert_allclose(alone[0], in_company[0], rtol=5e-6)
 
 
 def test_statistics_are_each_samples_own_per_sample():
@@ -254,7 +255,7 @@ def test_only_the_fields_arrays_are_leaves(getkey):
     [
         (dict(t1=0.0), "t1=0.0: .*finite and not zero; pass t1=1.0"),
         (dict(t1=float("inf")), "t1=inf: .*finite"),
-        (dict(adjoint="bakcsolve"), "'bakcsolve'; choose one of 'backsolve'"),
+        (dict(adjoint="bakcsolve"), "'bakcsolve'; choose one of 'discrete', 'back"),
         (dict(rtol=0.0), "rtol must be positive; got 0.0"),
         (dict(max_steps=0), "max_steps must be a positive integer; got 0"),
         (dict(solver=diffrax.Euler()), "Euler has no error estimate"),

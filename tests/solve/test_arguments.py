@@ -163,9 +163,13 @@ BAD_SETTINGS = {
     "adjoint": (
         dict(adjoint="bakcsolve"),
         ValueError,
-        "Unknown adjoint 'bakcsolve'; choose one of 'backsolve', 'checkpoint', 'dire",
+        "Unknown adjoint 'bakcsolve'; choose one of 'discrete', 'backsolve', 'chec",
     ),
-    "no_adjoint": (dict(adjoint=True), TypeError, "a jaxode.Backsolve or.*got True"),
+    "no_adjoint": (
+        dict(adjoint=True),
+        TypeError,
+        "jaxode.Discrete or jaxode.*got True",
+    ),
 }
 
 

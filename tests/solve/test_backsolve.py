@@ -104,7 +104,7 @@ def test_dt0_is_the_first_backward_step_and_by_default_the_last_forward_one(x64)
         return jaxode.value_and_grad_with_stats(loss)(y0)
 
     default, forward, stats = gradient((field, y0, ts, args), Backsolve())
-    (_, forward), grads, given = run(default.stats.last_step)
+    (_, forward), _grads, given = run(default.stats.last_step)
     assert float(forward.last_step) < 0.9 * float(ts[-1] - ts[0])
     assert (stats.nfe, stats.num_steps) == (given.nfe, given.num_steps)
     _, _, short = run(jnp.array(1e-6))

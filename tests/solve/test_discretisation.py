@@ -104,8 +104,7 @@ def augmented_adjoint(field, y0, args, t0, t1, y1_bar, steps):
     def backward(t, state):
         y, a, *_ = state
         f, vjp = jax.vjp(lambda y, field, args, t: field(t, y, args), y, field, args, t)
-        changes = (f, *(jax.tree.map(jnp.negative, bar) for bar in vjp(a)))
-        return changes
+        return (f, *(jax.tree.map(jnp.negative, bar) for bar in vjp(a)))
 
     def rk4(f, t0, t1, y):
         h = (t1 - t0) / steps

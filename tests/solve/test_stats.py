@@ -129,7 +129,7 @@ def test_nfe_of_an_implicit_solver_is_none(solver):
     assert stats.num_steps == stats.num_accepted_steps + stats.num_rejected_steps > 0
 
 
-@each_adjoint("checkpoint")
+@each_adjoint("direct")
 def test_backward_nfe_of_an_implicit_solver_is_nan_and_its_steps_are_counted(adjoint):
     field, y0, ts, args = FORCED.arrays(jnp.float32)
     settings: dict[str, Any] = dict(solver=diffrax.ImplicitEuler(), adjoint=adjoint)
@@ -166,11 +166,11 @@ BACKWARD = {
     "checkpoint_rk4": ("checkpoint", FIXED | dict(solver=jaxode.RK4())),
     "checkpoint_as_it_is": ("checkpoint", AS_IT_IS),
     "direct": ("direct", {}),
+    "discrete": ("discrete", {}),
+    "discrete_half_bosh3": ("discrete", dict(solver=HALF(diffrax.Bosh3()))),
 }
 
-USUAL_BACKWARD = """
-    backsolve backsolve_half_bosh3 checkpoint two_checkpoints direct
-""".split()
+USUAL_BACKWARD = "backsolve", "backsolve_half_bosh3", "discrete", "direct"
 
 
 @functools.cache
@@ -208,7 +208,7 @@ def test_backward_nfe_is_what_the_field_counts(case):
     assert calls >= forward.nfe.sum() + again
 
 
-@pytest.mark.parametrize("case", ["checkpoint", "direct"])
+@pytest.mark.parametrize("case", some_slow(["checkpoint", "direct"], "direct"))
 def test_backward_steps_are_the_forward_ones_where_these_are_differentiated(case):
     forward, backward, _ = gradient_with_counts(case)
     assert backward.num_steps == int(forward.num_steps.sum())
@@ -216,6 +216,14 @@ def test_backward_steps_are_the_forward_ones_where_these_are_differentiated(case
     assert backward.num_failures == backward.reconstruction_error == 0
 
 
+def test_rejected_steps_are_not_differentiated_by_the_discrete_adjoint():
+    forward, backward, _ = gradient_with_counts("discrete")
+    assert backward.num_steps == int(forward.num_accepted_steps.sum())
+    assert backward.num_rejected_steps == 0 < int(forward.num_rejected_steps.sum())
+    assert backward.num_failures == backward.reconstruction_error == 0
+
+
+@pytest.mark.slow
 def test_calls_that_compute_steps_again_are_not_counted():
     forward, few, (few_calls, _) = gradient_with_counts("two_checkpoints")
     _, many, (many_calls, _) = gradient_with_counts("checkpoint")

@@ -58,10 +58,15 @@ def test_scan_over_solves_is_one_long_solve(x64, adjoint):
     assert relative_error(run(in_pieces), run(LOGISTIC.exact)) < 3e-8
 
 
-NESTED = {"checkpoint": "backsolve", "backsolve": "direct", "direct": "checkpoint"}
+NESTED = {
+    "discrete": "discrete",
+    "checkpoint": "backsolve",
+    "backsolve": "direct",
+    "direct": "checkpoint",
+}
 
 
-@pytest.mark.parametrize("outer", some_slow(NESTED, "checkpoint"))
+@pytest.mark.parametrize("outer", some_slow(NESTED, "discrete"))
 def test_solve_may_be_a_field_of_another(x64, outer):
     """dy/dt = -w(1) y, where w(1) = exp(rate) comes from solving dw/ds = rate w."""
 
@@ -136,12 +141,14 @@ def by_state_and_argument(solve: Any) -> Any:
 
 SECOND = {
     "forward_over_reverse": ("direct", jax.jacfwd, jax.jacrev),
+    "forward_over_discrete": ("discrete", jax.jacfwd, jax.jacrev),
+    "forward_over_backsolve": ("backsolve", jax.jacfwd, jax.jacrev),
     "reverse_over_reverse": ("direct", jax.jacrev, jax.jacrev),
     "forward_over_forward": (diffrax.ForwardMode(), jax.jacfwd, jax.jacfwd),
 }
 
 
-@pytest.mark.parametrize("way", some_slow(SECOND, "forward_over_reverse"))
+@pytest.mark.parametrize("way", some_slow(SECOND, "forward_over_discrete"))
 def test_second_derivatives_match_closed_form(x64, way):
     adjoint, second, first = SECOND[way]
     settings: dict[str, Any] = dict(rtol=1e-8, atol=1e-8, max_steps=64)
@@ -157,8 +164,15 @@ def test_second_derivatives_match_closed_form(x64, way):
     assert relative_error(actual, expected) < 1e-6  # observed 5e-8
 
 
-@pytest.mark.parametrize("adjoint", ["backsolve", "checkpoint"])
-@pytest.mark.parametrize("second", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(
+    ("adjoint", "second"),
+    [
+        ("discrete", jax.jacrev),
+        ("backsolve", jax.jacrev),
+        ("checkpoint", jax.jacrev),
+        ("checkpoint", jax.jacfwd),
+    ],
+)
 def test_second_derivatives_raise_where_there_are_none(adjoint, second):
     field, y0, ts, args = LOGISTIC.arrays(jnp.float32)
 

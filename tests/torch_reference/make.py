@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 def solver(method, use_adjoint):
-    """torchdiffeq's solve with the settings that `cases` fixes."""
+    """Torchdiffeq's solve with the settings that `cases` fixes."""
     solve = torchdiffeq.odeint_adjoint if use_adjoint else torchdiffeq.odeint
     if method == "dopri5":
         settings = dict(rtol=cases.TOLERANCE, atol=cases.TOLERANCE)

@@ -96,8 +96,8 @@ def test_old_file_is_there_until_the_new_one_is_complete(path, monkeypatch):
     replace, seen = os.replace, []
 
     def look_then_replace(source, target):
-        for file in (source, target):
-            seen.append(load_checkpoint(file, make_tree(9))[0])
+        both = (source, target)
+        seen.extend(load_checkpoint(file, make_tree(9))[0] for file in both)
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", look_then_replace)

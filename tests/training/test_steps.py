@@ -1,6 +1,7 @@
 """Training steps and evaluation, mostly on a linear classifier that needs no solve."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -238,7 +239,7 @@ def run_rows(images, labels, cuts, count=6, order=None, **options):
     if order is None:
         order = epoch_order(jax.random.key(1), 1, len(labels), len(labels) // count)
     data = TrainData(images, labels, order, rows(0, 0), jax.random.key(2))
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         data = dataclasses.replace(data, rows=rows(first, last))
         state, metrics = train_steps(data, state, metrics, optimiser=SGD, **options)
     return state, metrics
