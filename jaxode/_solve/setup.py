@@ -76,17 +76,18 @@ def prepare(
     """
     increases = ts[-1] >= ts[0]
     if is_concrete(increases) and bool(increases):
-        direction = None
+        sign, direction = 1, None
     else:
-        direction = jnp.where(increases, 1, -1).astype(ts.dtype)
+        sign = jnp.where(increases, 1, -1)
+        direction = sign.astype(ts.dtype)
         ts = ts * direction
     if settings.controller is None:
         assert settings.dt0 is not None
         controller = EqualSteps(settings.dt0, ts)
     else:
-        controller = InitialStep(settings.controller, settings.dt0)
-        if direction is not None:
-            controller = controller.wrap(direction)
+        # An integer, as Diffrax has it: times that a controller holds may be of another
+        # precision. It also sorts them.
+        controller = InitialStep(settings.controller, settings.dt0).wrap(sign)
     return Setup(
         term=diffrax.ODETerm(Directed(field, direction)),
         solver=with_tolerances(settings.solver, settings.controller),
