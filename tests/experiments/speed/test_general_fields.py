@@ -16,6 +16,7 @@ import benchmark
 import jaxode
 from console.command_line import InputError
 from speed import serve
+from speed.config import check, Config, problem_names
 from speed.field_report import (
     draw,
     FieldRow,
@@ -220,17 +221,23 @@ def test_report_that_was_written_is_read_again_with_its_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("config", "message"),
     [
-        (["--fields", "--problems", "spiral,spirl"], "'spirl'; choose from spiral, fl"),
-        (["--problems", "spiral"], "--fields"),
-        (["--fields", "--headline"], "--headline"),
-        (["--fields", "--resume", "runs"], "--resume"),
+        (Config(fields=True, problems="spiral,x"), "'x'; choose from spiral, flow"),
+        (Config(problems="spiral"), "--fields"),
+        (Config(fields=True, headline=True), "--headline"),
+        (Config(fields=True, resume=Path("runs")), "--resume"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(arguments, message):
+def test_options_that_do_not_fit_are_refused(config, message):
     with pytest.raises(InputError, match=message):
-        benchmark.main(arguments)
+        check(config)
+
+
+def test_problems_come_once_each_in_the_order_asked_for():
+    names = problem_names(Config(fields=True, problems="flow, spiral,flow"))
+    assert names == ["flow", "spiral"]
+    assert problem_names(Config(fields=True)) == list(PROBLEMS)
 
 
 def test_unknown_problem_is_exit_code_2_in_one_line():
