@@ -139,8 +139,10 @@ def _row(
 ) -> FieldRow:
     if contestant.failure is not None or seconds is None:
         return FieldRow(name, problem.title, who, failure=contestant.failure)
-    num_states = len(problem.y0) if isinstance(problem.y0, tuple) else 1
-    errors = gradient_errors(contestant.gradient, reference, num_states)
+    states = problem.y0 if isinstance(problem.y0, tuple) else (problem.y0,)
+    shapes = [array.shape for array in (*states, *problem.parameters)]
+    assert shapes == [array.shape for array in contestant.gradient]
+    errors = gradient_errors(contestant.gradient, reference, len(states))
     if not np.all(np.isfinite(errors)):
         return FieldRow(name, problem.title, who, failure="the gradient is not finite")
     return FieldRow(
