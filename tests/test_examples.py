@@ -62,6 +62,7 @@ def test_figure_of_the_readme_is_drawn_from_the_pages(tmp_path: Path):
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_pendulum_prints_gradients_that_are_right(tmp_path: Path):
     printed = run_script(EXAMPLES / "pendulum.py", cwd=tmp_path, XLA_FLAGS=QUICK_FLAGS)
     found = re.findall(r"^  (by .+?)  .* off by (\S+)$", printed, re.MULTILINE)

@@ -179,6 +179,7 @@ def test_nan_of_the_field_is_a_cell_that_says_so():
     assert "There is no reference gradient" in comparison.verdict
 
 
+@pytest.mark.slow
 def test_adjoint_that_keeps_its_counts_has_none_in_the_table():
     stock = diffrax.BacksolveAdjoint()
     (cell,) = decay(adjoints=(stock,)).cells
@@ -186,6 +187,7 @@ def test_adjoint_that_keeps_its_counts_has_none_in_the_table():
     assert cell.nfe_backward is None and cell.nfe_forward > 0
 
 
+@pytest.mark.slow
 def test_longest_of_several_solves_gets_its_steps():
     def loss(rate, y0):
         shrink = lambda t, y, args: -args * y
