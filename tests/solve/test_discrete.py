@@ -53,7 +53,7 @@ def test_gradient_does_not_depend_on_the_rows(x64, rows, reverse):
     assert relative_error(actual, expected) < 1e-14
 
 
-# What a solver keeps from step to step: a first stage and a flag, nothing, a dozen arrays.
+# What a solver keeps from step to step: a first stage and a flag, nothing, arrays.
 KEEPERS: dict[str, dict[str, Any]] = {
     "own_stage_loop": dict(solver=diffrax.Dopri5(), unroll=False),
     "heun": dict(solver=diffrax.Heun()),
