@@ -68,6 +68,6 @@ def cases(headline: bool) -> list[Case]:
     shapes += [(2, 128, 0.1), (2, 512, 0.1), (16, 128, 0.1)]
     # In these a single run of plain Diffrax takes from 10 seconds to minutes.
     shapes += [(64, 16, 0.1), (16, 512, 0.1), (64, 128, 0.1), (64, 512, 0.1)]
-    tasks = [task for task in TASKS if task != "checkpoint"]
+    tasks: list[Task] = [task for task in TASKS if task != "checkpoint"]
     grid += [Case(task, *shape) for shape in shapes for task in tasks]
     return grid
