@@ -138,7 +138,7 @@ def test_further_adjoints_are_further_rows():
     problem = dataclasses.replace(problem, rtol=1e-2, atol=1e-2)
     field, ts = (lambda t, y, p: -p * y), jnp.array([0.0, 1.0])
     gradients = {
-        name: jax.grad(lambda p, s=solve: s(field, 1.0, ts, p, problem)[-1])(1.0)
+        name: float(jax.grad(lambda p, s=solve: s(field, 1.0, ts, p, problem)[-1])(1.0))
         for name, solve in solves.items()
         if name.startswith("jaxode")
     }
