@@ -122,9 +122,10 @@ def _start(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
         result=results.where(in_order, results.successful, results.internal_error),
         num_steps=zero,
         num_accepted=zero,
-        next_read=zero + 1,
+        # Times that equal the first one have been read.
+        next_read=1 + jnp.sum(ts[1:-1] == t0, dtype=jnp.int32),
         ys=(
-            jax.tree.map(lambda y: jnp.zeros((rows, *y.shape), y.dtype), y0)
+            jax.tree.map(lambda y: jnp.broadcast_to(y, (rows, *y.shape)), y0)
             if setup.reads
             else None
         ),
