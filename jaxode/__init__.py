@@ -11,6 +11,7 @@ from ._compare import (
     Reference as Reference,
 )
 from ._solve.adjoints import Backsolve as Backsolve, Discrete as Discrete
+from ._solve.events import EventSolution as EventSolution, odeint_event as odeint_event
 from ._solve.failures import SolveError as SolveError
 from ._solve.odeint import odeint as odeint, Solution as Solution
 from ._solve.probes import value_and_grad_with_stats as value_and_grad_with_stats

@@ -5,6 +5,7 @@ beside: it traces in `jax.shard_map`, compiles in a fraction of the time, takes 
 number of steps, and can keep what the way back needs (`record.py`).
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -23,6 +24,7 @@ from .read_out import read_within, Step
 from .record import Record, Room
 from .setup import made_jump_of, Setup
 from .stats import SolveStats
+from .watch import Watched
 
 
 class State(eqx.Module):
@@ -41,6 +43,7 @@ class State(eqx.Module):
         next_read: Index of the first of `ts` that has not been read.
         ys: The state at `ts[1:-1]`; `None` if there are no such times.
         record: What is kept for the way back, if anything is.
+        watched: What may end the solve within a step (`watch.py`), if anything may.
     """
 
     t0: Float[Array, ""]
@@ -55,6 +58,7 @@ class State(eqx.Module):
     next_read: Int[Array, ""]
     ys: PyTree[Array] | None
     record: Record | None
+    watched: Watched | None = None
 
 
 def run(
@@ -85,6 +89,25 @@ def run(
 
         state = _while(lambda state: any_lane(_going(setup, state)), stretch, state)
     return _outcome(setup, state), state.record, state.next_read
+
+
+def run_watched(
+    setup: Setup, y0: PyTree[Array], watched: Watched
+) -> tuple[Integral, State]:
+    """Solves until `watched` stops it, and reads nothing on the way.
+
+    The step in which that happens is taken back: the state is where it starts, and
+    `t1` where it would have ended.
+
+    Args:
+        setup: From `prepare`.
+        y0: State at the first time.
+        watched: As it is at the first time.
+    """
+    setup = setup._replace(reads=False)
+    state = dataclasses.replace(_start(setup, y0, None), watched=watched)
+    state = _steps(setup, varying_like(state, setup.term, y0, setup.args, setup.ts))
+    return _outcome(setup, state), state
 
 
 def _start(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
@@ -139,6 +162,8 @@ def _going(setup: Setup, state: State) -> Bool[Array, ""]:
     going = (state.t0 < setup.ts[-1]) & (state.result == diffrax.RESULTS.successful)
     if setup.max_steps is not None:
         going &= state.num_steps < setup.max_steps
+    if state.watched is not None:
+        going &= ~state.watched.stops
     return going
 
 
@@ -176,11 +201,17 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     keep = jnp.asarray(keep) & active
     next_t0 = jnp.minimum(next_t0, t_end)
     next_t1 = _clip_to_end(next_t0, next_t1, t_end, keep)
+    step, is_tried = Step(t0, t1, y1, dense_info), active
+
+    # A step in which something ends the solve is taken back.
+    watched = state.watched
+    if watched is not None:
+        watched = watched.after(setup, step, keep)
+        keep, active = keep & ~watched.stops, active & ~watched.stops
 
     # Read-outs within it, and what the way back needs of it.
     next_read, ys = state.next_read, state.ys
     if setup.reads:
-        step = Step(t0, t1, y1, dense_info)
         next_read, ys = read_within(setup, step, keep, next_read, ys)
     record = state.record
     if record is not None:
@@ -206,11 +237,12 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
             else jnp.where(keep, made_jump, state.made_jump)
         ),
         result=results.where(active, result, state.result),
-        num_steps=state.num_steps + count(active),
+        num_steps=state.num_steps + count(is_tried),
         num_accepted=state.num_accepted + count(keep),
         next_read=next_read,
         ys=ys,
         record=record,
+        watched=watched,
     )
 
 
