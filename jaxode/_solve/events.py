@@ -227,7 +227,8 @@ def _event_at(
 
 def _sum(first: SolveStats, second: SolveStats) -> SolveStats:
     both = lambda name: getattr(first, name) + getattr(second, name)
-    nfe = None if first.nfe is None or second.nfe is None else both("nfe")
+    # One call more: the derivative along the solution, at the event.
+    nfe = None if first.nfe is None or second.nfe is None else both("nfe") + 1
     return SolveStats(
         nfe=nfe,
         num_steps=both("num_steps"),

@@ -119,7 +119,7 @@ def _stats_of(
             setup.solver,
             tried,
             jnp.where(is_first, tried, 0),
-            jnp.where(jumped, tried + found, 0),
+            jnp.where(jumped, tried + found.astype(jnp.int32), 0),
             none,
         )
         offset = forward_calls(setup.solver, none, none, none, none)
