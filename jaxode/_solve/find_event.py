@@ -86,6 +86,7 @@ def find_event(
     watched: Any = state.watched
     results, found = diffrax.RESULTS, watched.found
     result = results.where(found, results.successful, solve.result)
+    at_end = watched.at_end(setup, state.y) & (result == results.successful) & ~found
     result = results.where(watched.broken >= 0, results.internal_error, result)
     stats = _stats_of(setup, state, solve.stats, found, tried)
     success = result == results.successful
@@ -96,8 +97,8 @@ def find_event(
     )
     return FoundEvent(
         t=jnp.where(found, t * direction, ts[-1]),
-        which=which,
-        happened=found,
+        which=jnp.where(found, which, jnp.argmax(at_end).astype(which.dtype)),
+        happened=found | jnp.any(at_end),
         broken=watched.broken,
         t_broken=watched.t_broken * direction,
         solve=solve,
@@ -124,8 +125,9 @@ def _stats_of(
         )
         offset = forward_calls(setup.solver, none, none, none, none)
         assert calls is not None and offset is not None
-        # Each step is followed by a call at its end; and there is one at the start.
-        nfe = nfe + calls - offset + tried + 1
+        # Each step is followed by a call at its end; and one is made at the first and
+        # one at the last time.
+        nfe = nfe + calls - offset + tried + 2
     return dataclasses.replace(
         stats,
         nfe=nfe,

@@ -55,12 +55,10 @@ class Watched(eqx.Module):
         cls, setup: Setup, values: Values, directions: tuple[int, ...], y0: PyTree
     ) -> "Watched":
         """At the first time, where an event that is zero has the side it moves to."""
-        t0, t_end = setup.ts[0], setup.ts[-1]
+        t0 = setup.ts[0]
         f0 = setup.term.vf(t0, y0, setup.args)
         v, slopes = total_derivatives(values, t0, y0, f0)
-        # Zero, or off it by less time than floating numbers tell apart.
-        near = 64 * jnp.finfo(t0.dtype).eps * jnp.maximum(jnp.abs(t0), jnp.abs(t_end))
-        sides = jnp.sign(jnp.where(jnp.abs(v) <= near * jnp.abs(slopes), slopes, v))
+        sides = jnp.sign(jnp.where(_is_zero(v, slopes, setup), slopes, v))
         nothing = jnp.zeros(v.shape, bool)
         return cls(
             values=values,
@@ -79,23 +77,28 @@ class Watched(eqx.Module):
         """Whether the solve ends here."""
         return self.found | (self.broken >= 0)
 
+    def _asks_for(self, direction: Float[Array, " event"]) -> Bool[Array, " event"]:
+        wanted = jnp.asarray(self.directions, direction.dtype)
+        return (wanted == 0) | (wanted == direction)
+
+    def at_end(self, setup: Setup, y: PyTree[Array]) -> Bool[Array, " event"]:
+        """Which events cross at the last time, where the state is `y`."""
+        t_end = setup.ts[-1]
+        f = setup.term.vf(t_end, y, setup.args)
+        v, slopes = total_derivatives(self.values, t_end, y, f)
+        crosses = _is_zero(v, slopes, setup) & (self.sides * slopes < 0)
+        return crosses & self._asks_for(jnp.sign(slopes))
+
     def after(self, setup: Setup, step: Step, keep: Bool[Array, ""]) -> "Watched":
         """After a step, if it is kept."""
         times, v = _looks(setup, step, self.values)
         # On which side each event was before each look, and whether it crossed there.
         sides, crossings, side = [], [], self.sides
-        directions = jnp.asarray(self.directions, v.dtype)
         for i in range(LOOKS):
             sides.append(side)
             new = jnp.sign(v[i])
-            new = jnp.where(new == 0, side, new)
-            if i == LOOKS - 1:
-                # Nothing comes after the last time: who is at zero there has crossed.
-                at_end = (v[i] == 0) & (step.t1 >= setup.ts[-1])
-                new = jnp.where(at_end, -side, new)
-            asked = (directions == 0) | (new == directions)
-            crossings.append((side * new < 0) & asked)
-            side = jnp.where(jnp.isnan(new), side, new)
+            crossings.append((side * new < 0) & self._asks_for(new))
+            side = jnp.where((new == 0) | jnp.isnan(new), side, new)
 
         # The first look at which one had crossed, if none had been NaN by then.
         crossed, broken = jnp.stack(crossings), jnp.isnan(v)
@@ -118,6 +121,12 @@ class Watched(eqx.Module):
             broken=jnp.where(is_broken, _first(broken[worst]), self.broken),
             t_broken=jnp.where(is_broken, times[worst], self.t_broken),
         )
+
+
+def _is_zero(v: Array, slopes: Array, setup: Setup) -> Bool[Array, " event"]:
+    """Zero, or off it by less time than floating numbers tell apart."""
+    largest = jnp.maximum(jnp.abs(setup.ts[0]), jnp.abs(setup.ts[-1]))
+    return jnp.abs(v) <= 64 * jnp.finfo(v.dtype).eps * largest * jnp.abs(slopes)
 
 
 def _first(condition: Bool[Array, " n"], none: int = -1) -> Int[Array, ""]:

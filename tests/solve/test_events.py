@@ -81,7 +81,7 @@ def test_event_is_exact_and_so_is_every_gradient(x64, adjoint, reverse):
     ts = jnp.array([0.2, 0.5, 0.9, 1.6, 2.5])
     level, times = jnp.array(0.8), ts
     if reverse:
-        level, times = jnp.array(0.2), 0.7 - ts
+        level, times = jnp.array(0.13), 0.7 - ts
     settings: dict[str, Any] = TIGHT | dict(adjoint=adjoint, max_steps=256)
 
     def with_odeint(rate, level, y0, ts, args):
@@ -107,9 +107,9 @@ def test_event_is_exact_and_so_is_every_gradient(x64, adjoint, reverse):
     (_, actual), by_all = run(with_odeint)
     (_, expected), by_all_exactly = run(exact)
     assert actual[-1].tolist() == expected[-1].tolist() == [True] * 3 + [False] * 2
-    # Observed at most 2e-11.
+    # Observed at most 4e-11.
     assert relative_error(actual[:-1], expected[:-1]) < 1e-10
-    # Observed at most 3e-10.
+    # Observed at most 5e-10.
     assert relative_error(by_all, by_all_exactly) < 5e-9
 
 
@@ -259,8 +259,8 @@ def test_step_is_located_and_not_its_interpolant(x64):
 # In every setting
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "implicit": dict(solver=diffrax.Kvaerno5(), rtol=1e-8, atol=1e-8),
-    "no_fsal": dict(solver=diffrax.Heun(), rtol=1e-8, atol=1e-8),
+    "implicit": dict(solver=diffrax.Kvaerno5(), rtol=1e-10, atol=1e-10),
+    "no_fsal": dict(solver=diffrax.Dopri8(), rtol=1e-8, atol=1e-8),
     "in_a_loop": dict(unroll=False, rtol=1e-8, atol=1e-8),
     "equal_steps": dict(solver=jaxode.RK4(), rtol=None, dt0=0.01),
     "controller": dict(controller=diffrax.PIDController(1e-8, 1e-8, dtmax=0.3)),
@@ -296,9 +296,9 @@ def test_every_solver_finds_and_differentiates(x64, name, sign):
     (_, t), expected = exact(y0, speed)
     assert hit.happened and hit.stats.success
     assert hit.mask.tolist() == [True, True, abs(t) > 1.1, False]
-    # Observed at most 2e-8.
-    assert abs(hit.t - t) < 1e-7
-    assert relative_error((by_y0, by_speed), expected) < 1e-6
+    assert abs(hit.t - t) < 1e-7  # observed at most 2e-8
+    # Observed at most 5e-8, and 2e-6 with Dopri8, whose read-outs lie in long steps.
+    assert relative_error((by_y0, by_speed), expected) < 1e-5
 
 
 def test_states_may_be_trees_and_complex(x64):
