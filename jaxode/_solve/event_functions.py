@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._steps.lanes import varying_like
 from .closures import without_closure
 
 
@@ -101,7 +102,8 @@ def total_derivatives(
 ) -> tuple[Float[Array, " event"], Float[Array, " event"]]:
     """The values of all events, and d/dt of each along dy/dt = `f`."""
     v, pull = jax.vjp(values, t, y)
-    t_bars, y_bars = jax.vmap(pull)(jnp.eye(v.shape[0], dtype=v.dtype))
+    each = varying_like(jnp.eye(v.shape[0], dtype=v.dtype), v)
+    t_bars, y_bars = jax.vmap(pull)(each)
 
     def along(y_bar: Array, f: Array) -> Array:
         terms = jnp.real(y_bar * f[None])

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from .._steps.lanes import varying_like
 from .arguments import check_state, check_times
 from .closures import captured_arrays, VectorField
 from .event_functions import (
@@ -125,40 +126,42 @@ def odeint_event(
     options = SolveSettings().replace(**settings)
     y0 = check_state(y0)
     ts = check_times(ts, y0, options.throw)
-    events = check_events(event, ts[0], y0, args)
-    directions = check_directions(direction, len(events))
 
     # Where it ends, as a constant.
     given = in_force()
     with without_probes():
+        events = check_events(event, ts[0], y0, args)
+        directions = check_directions(direction, len(events))
         options = options.replace(**given.replacements)
-        captured, _ = captured_arrays(field, ts[0], y0, args)
-        constants = _constant((captured, events, y0, args, ts))
-        found = call_compiled(find_event, *constants, directions, options)
-    ended = found.solve
+        closed, _ = captured_arrays(field, ts[0], y0, args)
+        constants = _constant((closed, events, y0, args, ts, options))
+        found = call_compiled(find_event, *constants, directions)
+    first = found.solve
     if options.throw:
         found = found.checked(options.max_steps)
     tau = found.t
 
     # The solve up to there, which ends with a row of its own.
-    sign = jnp.where(constants[-1][-1] >= constants[-1][0], 1, -1).astype(ts.dtype)
-    is_after = sign * (constants[-1] - tau) > 0
+    fixed_ts = _constant(ts)
+    sign = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1).astype(ts.dtype)
+    is_after = sign * (fixed_ts - tau) > 0
     times = jnp.append(jnp.where(is_after, tau, ts), tau)
     solution = odeint(field, y0, times, args, **settings)
     rows = solution.ys
     if given.forward_probe is not None:
-        rows = add_to_probe(rows, given.forward_probe, counts_of(ended))
+        rows = add_to_probe(rows, given.forward_probe, counts_of(first))
 
     # The event, differentiable.
     at_tau = jax.tree.map(lambda row: row[-1], rows)
-    t, y = _event_at(found, at_tau, field, args, events)
+    with without_probes():
+        t, y = _event_at(found, at_tau, field, args, events)
     t = jnp.where(found.happened, t, ts[-1])
     y = jax.tree.map(lambda y, rows: jnp.where(found.happened, y, rows[-2]), y, rows)
     ys = jax.tree.map(
         lambda y, rows: jnp.where(_leading(is_after, rows[:-1]), y, rows[:-1]), y, rows
     )
     results = diffrax.RESULTS
-    is_fine = ended.result == results.successful
+    is_fine = first.result == results.successful
     return EventSolution(
         t=t,
         y=y,
@@ -167,8 +170,8 @@ def odeint_event(
         ts=ts,
         ys=ys,
         mask=~is_after,
-        stats=_sum(ended.stats, solution.stats),
-        result=results.where(is_fine, solution.result, ended.result),
+        stats=_sum(first.stats, solution.stats),
+        result=results.where(is_fine, solution.result, first.result),
     )
 
 
@@ -211,7 +214,7 @@ def _event_at(
     events: tuple[Event, ...],
 ) -> tuple[Array, PyTree[Array]]:
     """Time and state of the event that was found, given the state at that time."""
-    tau = found.t
+    tau, y = varying_like((found.t, y), found.t, y, events, args)
     g = values_of(events, args, tau, y)[found.which]
     fixed, args = _constant((y, args))
     f = _constant(field(tau, fixed, args))

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._steps.lanes import varying_like
 from .crossing import locate
 from .diffrax_calls import forward_calls
 from .event_functions import Event, values_of
@@ -63,8 +64,8 @@ def find_event(
     y0: PyTree[Array],
     args: PyTree,
     ts: Float[Array, " time"],
-    directions: tuple[int, ...],
     settings: SolveSettings,
+    directions: tuple[int, ...],
 ) -> FoundEvent:
     """Solves until one of the events crosses zero; nothing here is differentiated.
 
@@ -74,9 +75,11 @@ def find_event(
         y0: State at `ts[0]`.
         args: Handed to both.
         ts: Times.
-        directions: As `check_directions` returns them.
         settings: How.
+        directions: As `check_directions` returns them.
     """
+    # A time that all parts of a mesh share would get the sum of their derivatives.
+    y0, ts, args = varying_like((y0, ts, args), field, events, y0, ts, args)
     setup = prepare(field, args, ts, settings.for_times(ts))
     direction = jnp.ones((), ts.dtype) if setup.direction is None else setup.direction
     values = lambda t, y: values_of(events, args, t * direction, y)

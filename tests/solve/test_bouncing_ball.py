@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 from helpers import each_adjoint, quick_jit, relative_error, weighted_sum
 
 
@@ -13,13 +14,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "events.md"
 BOUNCES = 5
 
 
-def recipe() -> dict[str, Any]:
+def recipe(whole: bool = False) -> dict[str, Any]:
     """What the page's recipe defines, as a reader gets it by copying it."""
     text = PAGE.read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     [block] = [block for block in blocks if "def bounces(" in block]
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(block if whole else block[: block.index("\nargs =")], names)
     return names
 
 
@@ -31,6 +32,15 @@ def exact_bounces(height, args):
     flights = jnp.concatenate([jnp.ones(1), 2 * jnp.cumsum(powers[1:]) + 1])
     velocity = -g * first * powers
     return first * flights, jnp.stack([jnp.zeros(BOUNCES), velocity], axis=1)
+
+
+@pytest.mark.slow
+def test_recipe_runs_as_it_stands(capsys):
+    assert "fifth" in recipe(whole=True)
+    height, _, _ = re.findall(r"Array\((-?[\d.]+)", capsys.readouterr().out)
+    times = lambda height: exact_bounces(height, {"g": 9.81, "e": jnp.array(0.8)})[0]
+    expected = jax.jacobian(times)(jnp.array(2.0))[-1]
+    assert abs(float(height) / expected - 1) < 1e-5
 
 
 @each_adjoint("discrete")
