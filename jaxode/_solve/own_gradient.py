@@ -16,6 +16,13 @@ from .settings import SolveSettings
 from .stats import SolveCounts
 
 
+FORWARD_MESSAGE = (
+    "A derivative in forward mode (jax.jvp, jax.jacfwd, jax.linearize) was asked of a "
+    "solve whose gradient is taken in reverse; pass adjoint='direct', or take it by "
+    "jax.grad, jax.vjp or jax.jacrev."
+)
+
+
 class Problem(NamedTuple):
     """What a solve is given. All but the last two may be differentiated.
 
@@ -90,7 +97,13 @@ def with_own_gradient(
         return (nothing._replace(**bars),)
 
     outcome.defvjp(forward, backward, symbolic_zeros=True)
-    return outcome(arrays)
+    try:
+        return outcome(arrays)
+    except TypeError as error:
+        # JAX names its own function only (diffrax 336, 612).
+        if "forward-mode autodiff" not in str(error):
+            raise
+        raise TypeError(FORWARD_MESSAGE) from error
 
 
 def call_compiled(function: Callable, *inputs: Any) -> Any:
