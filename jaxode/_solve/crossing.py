@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._steps.lanes import any_lane, choose
 from .event_functions import total_derivatives
-from .loop import State
+from .loop_state import State
 from .setup import made_jump_of, Setup
 
 

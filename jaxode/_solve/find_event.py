@@ -14,7 +14,8 @@ from .diffrax_calls import forward_calls
 from .event_functions import Event, values_of
 from .failures import raise_if_failed, raise_where
 from .integrate import Integral
-from .loop import run_watched, State
+from .loop import run_watched
+from .loop_state import State
 from .settings import SolveSettings
 from .setup import prepare, Setup
 from .stats import SolveStats
