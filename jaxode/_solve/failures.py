@@ -1,5 +1,6 @@
 """How a failed solve is reported: an exception that says which and at what time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -81,19 +82,26 @@ def raise_if_failed(
     the callback is our own. It runs only where a solve has failed.
     """
 
+    def message(code: int, t: float) -> str:
+        return _MESSAGES[code].format(which=which, max_steps=max_steps, t=t)
+
+    return raise_where(values, _code(solve), solve.t_reached, message)
+
+
+def raise_where(
+    values: PyTree[Array], code: Array, t: Array, message: Callable[[int, float], str]
+) -> PyTree[Array]:
+    """`values`, or a `SolveError` with `message(code, t)` where `code` is not 0."""
+
     def check(code: Any, t: Any) -> np.ndarray:
         # Leading axes under `vmap`; one failure is enough to tell of.
         solves = np.broadcast(np.asarray(code), np.asarray(t))
         for c, when in solves:
             if int(c) != _FINE:
-                raise SolveError(
-                    _MESSAGES[int(c)].format(
-                        which=which, max_steps=max_steps, t=float(when)
-                    )
-                )
+                raise SolveError(message(int(c), float(when)))
         return np.ones(solves.shape, bool)
 
-    code, t = jax.lax.stop_gradient((_code(solve), solve.t_reached))
+    code, t = jax.lax.stop_gradient((code, t))
     if not isinstance(code, Tracer):
         check(code, t)
         return values

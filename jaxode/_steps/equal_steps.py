@@ -14,7 +14,8 @@ from .controller import any_non_finite, StepHistory
 class EqualSteps(diffrax.AbstractStepSizeController):
     """Steps of equal length, at most `longest`, landing exactly on every read-out time.
 
-    Between neighbours `a` and `b` of `ts` there are `ceil(|b - a| / longest)` steps.
+    Between neighbours `a` and `b` of `ts` there are `ceil(|b - a| / longest)` steps,
+    and none where they are equal.
     A step whose result is not finite is undone and ends the solve with
     `RESULTS.dt_min_reached`, so that the state handed back is the last finite one.
 
@@ -37,7 +38,9 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         eps = jnp.finfo(self.ts.dtype).eps
         # 1 / 0.05 must give 20 steps in every precision, hence the rounding allowance.
         count = jnp.ceil((end - start) / self.longest * (1 - 4 * eps))
-        left = jnp.round((end - t) / ((end - start) / jnp.maximum(count, 1)))
+        # At the end of equal times there is no step left, and no length to divide by.
+        length = jnp.where(end > start, (end - start) / jnp.maximum(count, 1), 1)
+        left = jnp.round((end - t) / length)
         return jnp.where(left <= 1, end, t + (end - t) / jnp.maximum(left, 1))
 
     def init(
