@@ -15,6 +15,7 @@ from .closures import captured_arrays, VectorField
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
+from .jumps import beside, void_if_unknown
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
 from .stats import SolveCounts, SolveStats
@@ -53,6 +54,7 @@ def odeint(
     throw: bool = True,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     unroll: bool = True,
+    jumps: Any = None,
 ) -> Solution:
     """Solves dy/dt = field(t, y, args) from `ts[0]` and reads the state at all `ts`.
 
@@ -86,6 +88,9 @@ def odeint(
             `diffrax.PIDController` with these tolerances.
         unroll: Whether explicit Runge-Kutta solvers run with their stages
             written out (`jaxode.Unrolled`). Results are equal to rounding.
+        jumps: Times, in any order, at which the field (an input, say) jumps. Steps end
+            just before and start anew just after, so that the field is never asked on
+            the wrong side or at the jump itself. Those outside of `ts` do nothing.
 
     Returns:
         A `Solution`.
@@ -124,7 +129,10 @@ def _solve(
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
     fixed_ts = jax.lax.stop_gradient(ts)
-    y_start = starts_at(y0, ts[0], field, args)
+    jumps = settings.jumps
+    fixed_ts = void_if_unknown(fixed_ts, jumps)
+    along = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1)
+    y_start = starts_at(y0, ts[0], beside(field, jumps, along), args)
     problem = (field, y_start, args, fixed_ts, settings)
     if isinstance(settings.adjoint, Backsolve):
         solve = solve_by_backsolve(*problem, captured, given.backward_probe)
@@ -140,7 +148,7 @@ def _solve(
         ys = add_to_probe(ys, given.forward_probe, report)
     if settings.throw:
         ys = raise_if_failed(ys, solve, "The solve", settings.max_steps)
-    ys = reads_at(ys, ts[1:], field, args)
+    ys = reads_at(ys, ts[1:], beside(field, jumps, -along), args)
     ys = jax.tree.map(lambda y, rows: jnp.concatenate([y[None], rows]), y0, ys)
     return Solution(ts=ts, ys=ys, stats=solve.stats, result=solve.result)
 

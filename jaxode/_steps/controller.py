@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .initial_step import hairer_initial_step
+from .sides import end_of_first_piece
 
 
 class StepHistory(eqx.Module):
@@ -133,7 +134,8 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
             dt0 = self.length
         if dt0 is None:
             f0 = func(terms, t0, y0, args) if self.f0 is None else self.f0
-            dt0 = hairer_initial_step(terms, t0, t1, y0, f0, args, error_order, self)
+            end = end_of_first_piece(self.controller, jnp.asarray(t0), t1)
+            dt0 = hairer_initial_step(terms, t0, end, y0, f0, args, error_order, self)
         dt0 = jax.lax.stop_gradient(jnp.asarray(dt0, jnp.result_type(t0)))
         t_next, inner = self.controller.init(
             terms, t0, t1, y0, dt0, args, func, error_order
