@@ -12,7 +12,7 @@ from helpers import QUICK_FLAGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 EXAMPLES = DOCS / "examples"
-LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60}
+LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60, "flow.py": 75}
 
 
 def run_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> str:

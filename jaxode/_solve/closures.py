@@ -56,8 +56,9 @@ def check_output(out: PyTree, y0: PyTree[Array]) -> None:
     )
     if not same:
         raise ValueError(
-            f"field(t, y, args) returned {shape_of(out)}, but y0 is {shape_of(expected)}; "
-            "dy/dt must have the structure, shapes and dtypes of y."
+            f"field(t, y, args) returned {shape_of(out)}, but y0 is "
+            f"{shape_of(expected)}; dy/dt must have the structure, shapes and dtypes "
+            "of y."
         )
 
 

@@ -1,5 +1,6 @@
 """How a failed solve is reported: an exception that says which and at what time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -94,17 +95,33 @@ def raise_if_failed(
         return np.ones(solves.shape, bool)
 
     code, t = jax.lax.stop_gradient((_code(solve), solve.t_reached))
-    if not isinstance(code, Tracer):
-        check(code, t)
+    return checked(values, code == _FINE, check, code, t)
+
+
+def checked(
+    values: PyTree[Array],
+    fine: Array,
+    check: Callable[..., np.ndarray],
+    *numbers: Array,
+) -> PyTree[Array]:
+    """`values`, after `check(*numbers)` has had the chance to raise if not `fine`.
+
+    Args:
+        values: Any arrays.
+        fine: Whether there is nothing to raise for.
+        check: Raises, or returns `True` for each of the leading axes under `vmap`.
+        *numbers: What it is called with, not differentiated. Arrays of NumPy.
+    """
+    if not any(isinstance(number, Tracer) for number in numbers):
+        check(*numbers)
         return values
     fine = jax.lax.cond(
-        code == _FINE,
+        fine,
         lambda: jnp.array(True),
         lambda: jax.pure_callback(
             check,
             jax.ShapeDtypeStruct((), bool),
-            code,
-            t,
+            *numbers,
             vmap_method="expand_dims",
         ),
     )

@@ -14,10 +14,10 @@ from .arguments import is_concrete
 
 
 DIFFERENTIATED_MESSAGE = (
-    "odeint's jumps are differentiated, and to it they are constants: the derivative by "
-    "the time of a jump would be missing. Pass jumps=jax.lax.stop_gradient(...) where "
-    "it is not wanted. Where it is, solve in two pieces that meet there, ts=[t0, jump] "
-    "and ts=[jump, t1], each with jumps=jax.lax.stop_gradient(jump)."
+    "odeint's jumps are differentiated, and to it they are constants: the derivative "
+    "by the time of a jump would be missing. Pass jumps=jax.lax.stop_gradient(...) "
+    "where it is not wanted. Where it is, solve in two pieces that meet there, "
+    "ts=[t0, jump] and ts=[jump, t1], each with jumps=jax.lax.stop_gradient(jump)."
 )
 
 
@@ -46,7 +46,8 @@ def check_jumps(jumps: Any) -> None:
     if len(shape) > 1:
         raise ValueError(
             f"jumps has shape {shape}; pass the times in one dimension, such as "
-            "jumps=jnp.array([0.5, 1.0]), and use jax.vmap where samples have their own."
+            "jumps=jnp.array([0.5, 1.0]), and use jax.vmap where samples have their "
+            "own."
         )
     leaves = [jax.lax.stop_gradient(leaf) for leaf in jax.tree.leaves(jumps)]
     if all(map(is_concrete, leaves)) and np.isnan(np.hstack(leaves)).any():

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._steps.controller import InitialStep
+from .._steps.equal_steps import EqualSteps
 from .._steps.sides import between
 from .arguments import is_concrete
 from .control import can_jump, controller_for
@@ -85,7 +87,7 @@ def prepare(
         ts = ts * direction
     return Setup(
         term=diffrax.ODETerm(Directed(field, direction)),
-        solver=with_tolerances(settings.solver, settings.controller),
+        solver=with_tolerances(settings.solver, controller),
         # An integer, as Diffrax has it: times that a controller holds may be of another
         # precision. It also sorts them.
         controller=controller.wrap(sign),
@@ -105,7 +107,7 @@ def made_jump_of(made_jump: Array | None) -> Any:
 
 def with_tolerances(
     solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractAdaptiveStepSizeController | None,
+    controller: InitialStep | EqualSteps,
 ) -> diffrax.AbstractSolver:
     """The solver, its root finder with the controller's tolerances if it has none.
 
@@ -125,7 +127,7 @@ def with_tolerances(
     names = [name for name, is_open in is_open.items() if is_open]
     if not names:
         return solver
-    if controller is None:
+    if isinstance(controller, EqualSteps):
         raise ValueError(
             f"{type(solver).__name__} takes fixed steps here, so its root finder needs "
             "tolerances of its own; pass a solver with root_finder=diffrax.VeryChord("

@@ -35,8 +35,8 @@ class EqualSteps(diffrax.AbstractStepSizeController):
     def wrap(self, direction: Any) -> "EqualSteps":
         # Diffrax's own backsolve hands the forward solve's controller to a solve that
         # runs the other way.
-        turned = lambda ts: None if ts is None else jnp.sort(ts * direction)
-        return EqualSteps(self.longest, turned(self.ts), turned(self.jumps))
+        jumps = None if self.jumps is None else jnp.sort(self.jumps * direction)
+        return EqualSteps(self.longest, jnp.sort(self.ts * direction), jumps)
 
     def _knots(self) -> Float[Array, " knot"]:
         if self.jumps is None:

@@ -96,7 +96,7 @@ def end_of_first_piece(controller: Any, t0: Array, t1: Array) -> Array:
     """`t1`, or the time just before the first jump after `t0`, which is less."""
     width = _NEAR * jnp.finfo(t0.dtype).eps
     for jumps in jump_times(controller):
-        jumps = jumps.astype(t0.dtype)
-        comes = jumps > t0 + width * jnp.maximum(jnp.abs(t0), jnp.abs(jumps))
-        t1 = jnp.minimum(t1, jnp.min(jnp.where(comes, just_before(jumps), t1)))
+        times = jumps.astype(t0.dtype)
+        comes = times > t0 + width * jnp.maximum(jnp.abs(t0), jnp.abs(times))
+        t1 = jnp.minimum(t1, jnp.min(jnp.where(comes, just_before(times), t1)))
     return t1

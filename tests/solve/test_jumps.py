@@ -109,8 +109,8 @@ def test_one_call_on_the_wrong_side_would_show(x64, adjoint, reverse):
             cubics, jnp.zeros(()), ts, jumps=JUMPS[::-1], adjoint=adjoint, **settings
         ).ys
 
-    for ts in ([0.0, 0.5, 1.25, 2.0], [0.5, 0.7, 0.9, 1.25]):
-        ts = np.array(ts[::-1] if reverse else ts)
+    for times in ([0.0, 0.5, 1.25, 2.0], [0.5, 0.7, 0.9, 1.25]):
+        ts = np.array(times[::-1] if reverse else times)
         # Observed 4e-15. One stage on the other side costs 1e-1.
         np.testing.assert_allclose(solve(ts), integral_of_cubics(ts), atol=1e-13)
 
@@ -175,7 +175,8 @@ def test_counts_of_field_calls_are_right_with_jumps():
         jax.debug.callback(lambda y: asked.append(None), y)
         return -y
 
-    for settings in (dict(rtol=1e-4), dict(rtol=None, dt0=0.2)):
+    ways: list[dict[str, Any]] = [dict(rtol=1e-4), dict(rtol=None, dt0=0.2)]
+    for settings in ways:
         asked.clear()
         solve = lambda y0, s=settings: jaxode.odeint(
             field, y0, [0.0, 1.0, 2.0], jumps=JUMPS, throw=False, **s
