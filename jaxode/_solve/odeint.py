@@ -15,6 +15,7 @@ from .backsolve import solve_by_backsolve
 from .closures import captured_arrays, VectorField
 from .cost import raise_if_unknown, with_cost
 from .dense import Dense, knots_of, times_within
+from .diagnosis import diagnosis
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
@@ -195,7 +196,8 @@ def _solve(
         report = jax.lax.stop_gradient(counts_of(solve))
         ys = add_to_probe(ys, given.forward_probe, report)
     if settings.throw:
-        ys = raise_if_failed(ys, solve, "The solve", settings.max_steps)
+        more = lambda: diagnosis(field, args, ts, solve, settings)
+        ys = raise_if_failed(ys, solve, "The solve", settings.max_steps, more)
         ys = raise_if_unknown(ys, fixed_ts) if cost is not None else ys
     stats, between = solve.stats, None
     if knots is not None:

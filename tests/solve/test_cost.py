@@ -111,7 +111,8 @@ def test_cost_under_solvers_of_other_kinds(x64, solver):
     )
     sol, plain = run(cost), run(None)
     assert sol.stats.num_steps == plain.stats.num_steps
-    _, true_cost = truth(*arrays())
+    field, y0, ts, args = problem
+    _, true_cost = truth(field, y0, ts, args, cost)
     assert relative_error(sol.cost, true_cost) < 1e-5  # observed 3e-8, 2e-6
 
 
