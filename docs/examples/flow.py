@@ -56,9 +56,10 @@ def train(price, steps=400):
         updates, state = optimiser.update(grads, state)
         return eqx.apply_updates(field, updates), state, log_p.mean(), stats, back
 
-    for key in jax.random.split(jax.random.key(1), steps):
-        field, state, *last = step(field, state, key)
-    log_p, stats, back = last
+    keys = jax.random.split(jax.random.key(1), steps)
+    for key in keys[:-1]:
+        field, state, *_ = step(field, state, key)
+    _, _, log_p, stats, back = step(field, state, keys[-1])
     print(f"price {price}: -log p {-log_p:.3f}, {stats.nfe} calls, {back.nfe:.0f} back")
 
 
