@@ -22,7 +22,7 @@ goes on with `--resume DIR`.
 `--fields` takes general problems instead, with nothing like a convolution in them, and
 has `jax.experimental.ode` compete too. Everyone is called with its defaults, and so is
 XLA. The first call is measured as well, and how wrong each gradient is. Of the options
-`--rounds`, `--seconds`, `--out`, `--problems` and `--torch-python` apply.
+`--rounds`, `--seconds`, `--out`, `--problems`, `--adjoints` and `--torch-python` apply.
 
 `--torch-python` is a Python with torch and torchdiffeq; this project's own has neither.
 """

@@ -11,9 +11,11 @@ from ._compare import (
     Reference as Reference,
 )
 from ._solve.adjoints import Backsolve as Backsolve, Discrete as Discrete
+from ._solve.events import EventSolution as EventSolution, odeint_event as odeint_event
 from ._solve.failures import SolveError as SolveError
 from ._solve.odeint import odeint as odeint, Solution as Solution
 from ._solve.probes import value_and_grad_with_stats as value_and_grad_with_stats
+from ._solve.ragged import pad_times as pad_times, union_times as union_times
 from ._solve.settings import SolveSettings as SolveSettings
 from ._solve.stats import SolveCounts as SolveCounts, SolveStats as SolveStats
 from ._steps.controller import InitialStep as InitialStep

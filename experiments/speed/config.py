@@ -1,10 +1,14 @@
 """The settings of `benchmark.py`. Free of JAX, so that `--help` takes no time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from console.command_line import InputError
+
+
+ADJOINTS = "discrete", "backsolve", "checkpoint", "direct"
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Config:
     jax.experimental.ode and torchdiffeq, everyone with its defaults."""
     problems: str | None = None
     """Names of general problems, with commas between them; all if not given."""
+    adjoints: str | None = None
+    """Further rows for the general problems: jaxode under these adjoints, with commas
+    between them. Its default is there in any case."""
     rounds: int = 7
     """Rounds in which the contestants take turns."""
     seconds: float = 1.0
@@ -47,12 +54,14 @@ def check(config: Config) -> None:
     if config.resume is not None and config.out is not None:
         raise InputError("--resume DIR writes to DIR; leave --out away.")
     if not config.fields:
-        if config.problems is not None:
-            raise InputError("--problems chooses among those of --fields; add that.")
+        for name in ("problems", "adjoints"):
+            if getattr(config, name) is not None:
+                raise InputError(f"--{name} is about those of --fields; add that.")
         return
     if config.headline or config.resume is not None:
         raise InputError("--fields has neither --headline nor --resume.")
     problem_names(config)
+    adjoint_names(config)
 
 
 def problem_names(config: Config) -> list[str]:
@@ -65,10 +74,25 @@ def problem_names(config: Config) -> list[str]:
 
     if config.problems is None:
         return list(PROBLEMS)
-    names = [name.strip() for name in config.problems.split(",")]
+    return _chosen("problems", config.problems, PROBLEMS)
+
+
+def adjoint_names(config: Config) -> list[str]:
+    """The adjoints asked for beside the default.
+
+    Raises:
+        InputError: for a name that none has.
+    """
+    if config.adjoints is None:
+        return []
+    return _chosen("adjoints", config.adjoints, ADJOINTS)
+
+
+def _chosen(option: str, given: str, known: Iterable[str]) -> list[str]:
+    names = [name.strip() for name in given.split(",")]
     for name in names:
-        if name not in PROBLEMS:
+        if name not in known:
             raise InputError(
-                f"--problems got {name!r}; choose from {', '.join(PROBLEMS)}."
+                f"--{option} got {name!r}; choose from {', '.join(known)}."
             )
     return list(dict.fromkeys(names))

@@ -11,9 +11,9 @@ import numpy as np
 
 from console.files import new_folder, remove_if_empty
 from console.provenance import describe_devices, versions
-from speed.config import Config, problem_names
+from speed.config import adjoint_names, Config, problem_names
 from speed.field_report import FieldRow, print_report, write_report
-from speed.jax_fields import CONTESTANTS, prepare, Prepared, reference_gradient
+from speed.jax_fields import contestants, prepare, Prepared, reference_gradient
 from speed.peer_process import PeerProcess
 from speed.problems import Problem, PROBLEMS
 
@@ -57,7 +57,8 @@ def measure(name: str, torch: PeerProcess | None, config: Config) -> list[FieldR
     """A row for each contestant in one problem."""
     problem = PROBLEMS[name]()
     reference = reference_gradient(problem)
-    ready = {who: prepare(solve, problem) for who, solve in CONTESTANTS.items()}
+    everyone = contestants(adjoint_names(config))
+    ready = {who: prepare(solve, problem) for who, solve in everyone.items()}
     if torch is not None:
         for who, function in TORCH.items():
             ready[who] = prepare_torch(torch, name, function)

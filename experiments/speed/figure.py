@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from classifier.memory import Memory
 from console.figures import finish, legend_below, line_style, line_styles
-from speed.cases import Row
+from speed.cases import Row, TASKS
 
 
 _PANELS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -40,7 +40,7 @@ def draw(rows: list[Row], memory: list[Memory]) -> Figure:
 
 def _draw_times(axes: Axes, rows: list[Row], attribute: str) -> None:
     """A colour for each task, a marker and a dash for each contestant."""
-    tasks = line_styles(["backsolve", "checkpoint", "test"])
+    tasks = line_styles(TASKS)
     contestants = line_styles(["jaxode", "plain Diffrax", "torchdiffeq"])
     for task, coloured in tasks.items():
         for name, marked in contestants.items():

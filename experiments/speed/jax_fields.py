@@ -5,8 +5,9 @@ Each as a user calls it, with its own defaults: jaxode raises where a solve fail
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -46,10 +47,12 @@ class Operations:
 Solve = Callable[[Callable[..., Any], Any, Any, Any, Problem], Any]
 
 
-def by_jaxode(field: Any, y0: Any, ts: Any, p: Any, problem: Problem) -> Any:
-    """All defaults, the adjoint among them."""
-    rtol, atol = problem.rtol, problem.atol
-    return jaxode.odeint(field, y0, ts, p, rtol=rtol, atol=atol).ys
+def by_jaxode(
+    field: Any, y0: Any, ts: Any, p: Any, problem: Problem, **settings: Any
+) -> Any:
+    """All defaults, the adjoint among them unless it is in the settings."""
+    settings |= dict(rtol=problem.rtol, atol=problem.atol)
+    return jaxode.odeint(field, y0, ts, p, **settings).ys
 
 
 def by_diffrax(field: Any, y0: Any, ts: Any, p: Any, problem: Problem) -> Any:
@@ -79,6 +82,12 @@ CONTESTANTS: dict[str, Solve] = {
     "Diffrax": by_diffrax,
     "jax.experimental.ode": by_jax,
 }
+
+
+def contestants(adjoints: Iterable[str]) -> dict[str, Solve]:
+    """Everyone, and this library under further adjoints."""
+    more = {f"jaxode {name}": partial(by_jaxode, adjoint=name) for name in adjoints}
+    return CONTESTANTS | more
 
 
 @dataclass(frozen=True)

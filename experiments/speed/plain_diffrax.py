@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 ADJOINTS = {
     "backsolve": diffrax.BacksolveAdjoint(),
+    "discrete": diffrax.RecursiveCheckpointAdjoint(),
     "checkpoint": diffrax.RecursiveCheckpointAdjoint(),
     "test": diffrax.RecursiveCheckpointAdjoint(),
 }

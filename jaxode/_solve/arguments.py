@@ -64,9 +64,9 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
 
     Raises:
         TypeError: for integers.
-        ValueError: for fewer than two times, or times that are not finite, equal to
-            their neighbour, or not in order. Where `ts` is traced by `jax.jit`, the
-            last three are checked at run time if `throw` is set.
+        ValueError: for fewer than two times, or times that are not finite or turn
+            round; equal neighbours are allowed. Where `ts` is traced by `jax.jit`, the
+            last two are checked at run time if `throw` is set.
     """
     ts = jnp.asarray(ts)
     if not jnp.issubdtype(ts.dtype, jnp.floating):
@@ -89,12 +89,13 @@ def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
         _check_values(np.asarray(values))
     elif throw:
         steps = jnp.diff(values)
-        in_order = jnp.all(steps > 0) | jnp.all(steps < 0)
+        in_order = jnp.all(steps >= 0) | jnp.all(steps <= 0)
         ts = eqx.error_if(
             ts,
             ~(in_order & jnp.all(jnp.isfinite(values))),
-            "ts must be finite and strictly increasing or strictly decreasing; call "
-            "odeint with these times outside of jax.jit to see them in the message.",
+            "ts must be finite, and increasing or decreasing (equal neighbours are "
+            "allowed); call odeint with these times outside of jax.jit to see them in "
+            "the message.",
         )
     return ts
 
@@ -106,12 +107,7 @@ def _check_values(ts: np.ndarray) -> None:
             f"ts holds a NaN or an infinity: {shown}; pass finite times only."
         )
     steps = np.diff(ts)
-    if (steps == 0).any():
-        raise ValueError(
-            f"ts has equal neighbours: {shown}; pass each time once (in {ts.dtype}, "
-            "the precision of y0)."
-        )
-    if not ((steps > 0).all() or (steps < 0).all()):
+    if not ((steps >= 0).all() or (steps <= 0).all()):
         raise ValueError(
             f"ts is not in order: {shown}; sort it, increasing or decreasing."
         )
@@ -227,9 +223,9 @@ def check_initial_step(dt0: Any, ts: Array, throw: bool) -> Array:
             f"dt0 must be finite and not zero; got {dt0}. Pass a step such as dt0=0.1 "
             "or, with tolerances, dt0=None."
         )
-    forwards = ts[-1] > ts[0]
     step = jnp.asarray(dt0, ts.dtype)
-    along = jnp.isfinite(step) & jnp.where(forwards, step > 0, step < 0)
+    # Where all times are equal there is no direction to point along.
+    along = jnp.isfinite(step) & (step != 0) & (step * (ts[-1] - ts[0]) >= 0)
     if is_concrete(along):
         if not along:
             raise ValueError(

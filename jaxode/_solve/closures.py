@@ -34,16 +34,30 @@ def captured_arrays(field: Any, t: Array, y0: PyTree, args: PyTree) -> tuple[Any
     if not callable(field):
         raise TypeError(f"field must be callable as field(t, y, args); got {field!r}.")
 
+    field, captured, out = without_closure(field, t, y0, args)
+    check_output(out, y0)
+    return field, captured
+
+
+def without_closure(
+    function: Any, t: Array, y0: PyTree, args: PyTree
+) -> tuple[Any, list[Any], PyTree]:
+    """A function of a field's arguments, with what it closes over as leaves.
+
+    Returns:
+        The function, rewritten to hold the traced arrays it captured as leaves where it
+        captured any; these arrays; and shapes and dtypes of what it returns.
+    """
     # A partial, because Equinox passes over functions that have no closure themselves,
-    # and the arrays looked for are those that `field` captured.
+    # and the arrays looked for are those that `function` captured.
     call = functools.partial(_call)
-    jaxpr, out_dynamic, out_static = eqx.filter_make_jaxpr(call)(field, t, y0, args)
-    check_output(eqx.combine(out_dynamic, out_static), y0)
+    jaxpr, out_dynamic, out_static = eqx.filter_make_jaxpr(call)(function, t, y0, args)
+    out = eqx.combine(out_dynamic, out_static)
     captured = [c for c in jaxpr.consts if isinstance(c, Tracer)]
     if not captured:
-        return field, []
-    closed = eqx.filter_closure_convert(call, field, t, y0, args)
-    return _Converted(closed, field), captured
+        return function, [], out
+    closed = eqx.filter_closure_convert(call, function, t, y0, args)
+    return _Converted(closed, function), captured, out
 
 
 def check_output(out: PyTree, y0: PyTree[Array]) -> None:

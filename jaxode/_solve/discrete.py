@@ -135,9 +135,14 @@ def _pull_back(
         states = lambda step: record.row(step)
         bars = _through(steps, kept, states, kept.num_steps, 0, bars, ys_bar)
 
+    # Times that equal the first one, which lie in no step.
+    is_first = jnp.arange(1, len(problem.ts), dtype=jnp.int32) < bars.read
+    of_first = lambda bar: jnp.tensordot(is_first.astype(bar.dtype), bar, 1)
+    y_bar = jax.tree.map(lambda y, bar: y + of_first(bar), bars.y, ys_bar)
+
     # What the solver computed before its first step.
-    y_bar, parameters_bar = steps.pull_init(record.ends[0], y0, bars.solver)
-    y_bar = jax.tree.map(jnp.add, bars.y, y_bar)
+    init_bar, parameters_bar = steps.pull_init(record.ends[0], y0, bars.solver)
+    y_bar = jax.tree.map(jnp.add, y_bar, init_bar)
     field_bar, args_bar = jax.tree.map(jnp.add, bars.parameters, parameters_bar)
     counts = _counts(steps, kept, repeated)
     return dict(y0=y_bar, field=field_bar, args=args_bar, probe=counts)

@@ -121,6 +121,22 @@ def raise_if_failed(
     return checked(values, code == _FINE, check, *numbers)
 
 
+def raise_where(
+    values: PyTree[Array], code: Array, t: Array, message: Callable[[int, float], str]
+) -> PyTree[Array]:
+    """`values`, or a `SolveError` with `message(code, t)` where `code` is not 0."""
+
+    def check(code: Any, t: Any) -> np.ndarray:
+        solves = np.broadcast(np.asarray(code), np.asarray(t))
+        for c, when in solves:
+            if int(c) != _FINE:
+                raise SolveError(message(int(c), float(when)))
+        return np.ones(solves.shape, bool)
+
+    code, t = jax.lax.stop_gradient((code, t))
+    return checked(values, code == _FINE, check, code, t)
+
+
 def checked(
     values: PyTree[Array],
     fine: Array,

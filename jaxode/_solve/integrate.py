@@ -42,13 +42,14 @@ def _fill_unreached(
     """The time reached, and `ys` with the state at that time in rows beyond it.
 
     Diffrax leaves infinities in these rows, and writes the last state that it reached
-    into the first of them.
+    into the first of them. Rows of the last time hold the last state, as its own does.
     """
     written = jnp.isfinite(ts)
     last = jnp.sum(written) - 1
+    is_own = written & (ts != ts[-1])
 
     def leaf(rows):
-        mask = jnp.reshape(written, (-1,) + (1,) * (rows.ndim - 1))
+        mask = jnp.reshape(is_own, (-1,) + (1,) * (rows.ndim - 1))
         return jnp.where(mask, rows, rows[last])
 
     return ts[last], jax.tree.map(leaf, ys)
@@ -124,6 +125,11 @@ def integrate(
         solver_state=first_stage,
     )
 
+    # How it ended. Diffrax does not look for a NaN among the times.
+    results = diffrax.RESULTS
+    finite = jnp.all(jnp.isfinite(ts))
+    result = results.where(finite, solution.result, results.internal_error)
+
     # What it took. Diffrax counts steps; the controller's history gives the rest.
     history = jax.lax.stop_gradient(solution.controller_state)
     assert isinstance(history, StepHistory)
@@ -146,7 +152,7 @@ def integrate(
         num_accepted_steps=accepted,
         num_rejected_steps=rejected,
         last_step=history.last_step,
-        success=solution.result == diffrax.RESULTS.successful,
+        success=result == results.successful,
     )
 
     # Where it got to.
@@ -155,7 +161,7 @@ def integrate(
     return Integral(
         ys=ys,
         stats=stats,
-        result=solution.result,
+        result=result,
         t_reached=jax.lax.stop_gradient(t_reached),
         non_finite=history.non_finite,
     )

@@ -5,6 +5,7 @@ beside: it traces in `jax.shard_map`, compiles in a fraction of the time, takes 
 number of steps, and can keep what the way back needs (`record.py`).
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -12,49 +13,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from .._steps.controller import InitialStep, StepHistory
+from .._steps.controller import InitialStep
 from .._steps.lanes import any_lane, choose, varying_like
-from .._steps.runge_kutta import Unrolled
 from .diffrax_calls import forward_calls
 from .integrate import Integral
+from .loop_state import first_state, shares_first_stage, State
 from .read_out import read_within, Step
 from .record import Record, Room
 from .setup import made_jump_of, Setup
 from .stats import SolveStats
-
-
-class State(eqx.Module):
-    """What a step changes.
-
-    Attributes:
-        t0: Where the next step starts.
-        t1: Where it is tried to end.
-        y: The state at `t0`.
-        solver: The solver's own state.
-        controller: The controller's `StepHistory`.
-        made_jump: Whether the field jumps at `t0`; `None` where it cannot.
-        result: How it is going.
-        num_steps: Steps tried.
-        num_accepted: Steps kept.
-        next_read: Index of the first of `ts` that has not been read.
-        ys: The state at `ts[1:-1]`; `None` if there are no such times.
-        record: What is kept for the way back, if anything is.
-    """
-
-    t0: Float[Array, ""]
-    t1: Float[Array, ""]
-    y: PyTree[Array]
-    solver: PyTree
-    controller: StepHistory
-    made_jump: Bool[Array, ""] | None
-    result: diffrax.RESULTS
-    num_steps: Int[Array, ""]
-    num_accepted: Int[Array, ""]
-    next_read: Int[Array, ""]
-    ys: PyTree[Array] | None
-    record: Record | None
+from .watch import Watched
 
 
 def run(
@@ -71,7 +41,7 @@ def run(
         The solve's outcome, successful or not; the record; and the index of the first
         of the times that was not read within a step.
     """
-    state = _start(setup, y0, room)
+    state = first_state(setup, y0, room)
     if room is None or not room.can_overflow:
         state = _steps(setup, state)
     else:
@@ -87,50 +57,23 @@ def run(
     return _outcome(setup, state), state.record, state.next_read
 
 
-def _start(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
-    term, solver, ts, args = setup.term, setup.solver, setup.ts, setup.args
-    controller, solver_state = setup.controller, None
-    t0, t_end = ts[0], ts[-1]
-    if _shares_first_stage(setup):
-        # Hairer's rule and the first step both need the field at the start.
-        solver_state = solver.init(term, t0, t0, y0, args)
-        f0 = lax.stop_gradient(solver_state.value)
-        assert isinstance(controller, InitialStep)
-        controller = InitialStep(controller.controller, None, f0)
-    t1, controller_state = controller.init(
-        term, t0, t_end, y0, None, args, solver.func, solver.error_order(term)
-    )
-    t1 = jnp.minimum(t1, t_end)
-    if solver_state is None:
-        solver_state = solver.init(term, t0, t1, y0, args)
-    # Python numbers among them may become arrays from the first step on.
-    solver_state, controller_state = jax.tree.map(
-        lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x,
-        (solver_state, controller_state),
-    )
-    rows = len(ts) - 2
-    zero = jnp.zeros((), jnp.int32)
-    results = diffrax.RESULTS
-    in_order = jnp.all(jnp.isfinite(ts)) & jnp.all(ts[1:] >= ts[:-1])
-    state = State(
-        t0=t0,
-        t1=t1,
-        y=y0,
-        solver=solver_state,
-        controller=controller_state,
-        made_jump=jnp.array(False) if setup.can_jump else None,
-        result=results.where(in_order, results.successful, results.internal_error),
-        num_steps=zero,
-        num_accepted=zero,
-        next_read=zero + 1,
-        ys=(
-            jax.tree.map(lambda y: jnp.zeros((rows, *y.shape), y.dtype), y0)
-            if setup.reads
-            else None
-        ),
-        record=None if room is None else room.record(t0, y0, solver_state),
-    )
-    return varying_like(state, setup.term, y0, args, ts)
+def run_watched(
+    setup: Setup, y0: PyTree[Array], watched: Watched
+) -> tuple[Integral, State]:
+    """Solves until `watched` stops it, and reads nothing on the way.
+
+    The step in which that happens is taken back: the state is where it starts, and
+    `t1` where it would have ended.
+
+    Args:
+        setup: From `prepare`.
+        y0: State at the first time.
+        watched: As it is at the first time.
+    """
+    setup = setup._replace(reads=False)
+    state = dataclasses.replace(first_state(setup, y0, None), watched=watched)
+    state = _steps(setup, varying_like(state, setup.term, y0, setup.args, setup.ts))
+    return _outcome(setup, state), state
 
 
 def _going(setup: Setup, state: State) -> Bool[Array, ""]:
@@ -138,6 +81,8 @@ def _going(setup: Setup, state: State) -> Bool[Array, ""]:
     going = (state.t0 < setup.ts[-1]) & (state.result == diffrax.RESULTS.successful)
     if setup.max_steps is not None:
         going &= state.num_steps < setup.max_steps
+    if state.watched is not None:
+        going &= ~state.watched.stops
     return going
 
 
@@ -175,11 +120,17 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     keep = jnp.asarray(keep) & active
     next_t0 = jnp.minimum(next_t0, t_end)
     next_t1 = _clip_to_end(next_t0, next_t1, t_end, keep)
+    step, is_tried = Step(t0, t1, y1, dense_info), active
+
+    # A step in which something ends the solve is taken back.
+    watched = state.watched
+    if watched is not None:
+        watched = watched.after(setup, step, keep)
+        keep, active = keep & ~watched.stops, active & ~watched.stops
 
     # Read-outs within it, and what the way back needs of it.
     next_read, ys = state.next_read, state.ys
     if setup.reads:
-        step = Step(t0, t1, y1, dense_info)
         next_read, ys = read_within(setup, step, keep, next_read, ys)
     record = state.record
     if record is not None:
@@ -205,11 +156,12 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
             else jnp.where(keep, made_jump, state.made_jump)
         ),
         result=results.where(active, result, state.result),
-        num_steps=state.num_steps + count(active),
+        num_steps=state.num_steps + count(is_tried),
         num_accepted=state.num_accepted + count(keep),
         next_read=next_read,
         ys=ys,
         record=record,
+        watched=watched,
     )
 
 
@@ -239,7 +191,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
     controller = setup.controller
     by_rule = isinstance(controller, InitialStep) and controller.length is None
     if nfe is not None and by_rule:
-        nfe = nfe + (1 if _shares_first_stage(setup) else 2)
+        nfe = nfe + (1 if shares_first_stage(setup) else 2)
     stats = SolveStats(
         nfe=nfe,
         num_steps=state.num_steps,
@@ -267,18 +219,6 @@ def _clip_to_end(t0: Any, t1: Any, t_end: Array, keep: Array) -> Array:
     floor = t_end - 100 * (t_end - jnp.nextafter(t_end, -jnp.inf))
     clipped = jnp.where(keep, t_end, t0 + 0.5 * (t_end - t0))
     return jnp.where(t1 > floor, clipped, t1)
-
-
-def _shares_first_stage(setup: Setup) -> bool:
-    """Whether the solver's first state is the field at the start, which is needed."""
-    solver: Any = setup.solver
-    return (
-        # `isinstance` looks through a wrapper such as `diffrax.HalfSolver`.
-        issubclass(type(solver), Unrolled)
-        and solver.tableau.fsal
-        and isinstance(setup.controller, InitialStep)
-        and setup.controller.length is None
-    )
 
 
 def _while(going: Any, body: Any, state: State) -> State:

@@ -104,6 +104,7 @@ def odeint(
             arrays are to be trained. It returns dy/dt, shaped like `y`.
         y0: State at `ts[0]`: any pytree of floating (or complex) arrays.
         ts: At least two times, increasing or decreasing, in the precision of `y0`.
+            Equal neighbours give equal rows and cost no step (`jaxode.pad_times`).
         args: Any pytree, handed to the field.
         solver: Any Diffrax ODE solver, `jaxode.RK4()` or `jaxode.RK38()`;
             `diffrax.Dopri5()` by default.

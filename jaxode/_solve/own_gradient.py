@@ -16,6 +16,13 @@ from .settings import SolveSettings
 from .stats import SolveCounts
 
 
+FORWARD_MESSAGE = (
+    "A derivative in forward mode (jax.jvp, jax.jacfwd, jax.linearize) was asked of a "
+    "solve whose gradient is taken in reverse; pass adjoint='direct', or take it by "
+    "jax.grad, jax.vjp or jax.jacrev."
+)
+
+
 class Problem(NamedTuple):
     """What a solve is given. All but the last two may be differentiated.
 
@@ -62,7 +69,7 @@ def with_own_gradient(
 
     @jax.custom_vjp
     def outcome(arrays):
-        return _call(solve, eqx.combine(arrays, static), False)[0]
+        return call_compiled(solve, eqx.combine(arrays, static), False)[0]
 
     def forward(primals):
         is_primal = lambda x: isinstance(x, CustomVJPPrimal)
@@ -71,7 +78,7 @@ def with_own_gradient(
         )
         leaves = jax.tree.leaves(primals, is_leaf=is_primal)
         flags = _Static(tuple(leaf.perturbed for leaf in leaves))
-        out, kept = _call(solve, eqx.combine(arrays, static), True)
+        out, kept = call_compiled(solve, eqx.combine(arrays, static), True)
         return out, (arrays, flags, kept)
 
     def backward(residuals, out_bar):
@@ -84,16 +91,22 @@ def with_own_gradient(
         )
         perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
         problem = eqx.combine(arrays, static)
-        bars = _call(pull_back, problem, perturbed, kept, ys_bar)
+        bars = call_compiled(pull_back, problem, perturbed, kept, ys_bar)
         bars = varying_like(bars, arrays)
         nothing = jax.tree.map(lambda _: None, arrays)
         return (nothing._replace(**bars),)
 
     outcome.defvjp(forward, backward, symbolic_zeros=True)
-    return outcome(arrays)
+    try:
+        return outcome(arrays)
+    except TypeError as error:
+        # JAX names its own function only (diffrax 336, 612).
+        if "forward-mode autodiff" not in str(error):
+            raise
+        raise TypeError(FORWARD_MESSAGE) from error
 
 
-def _call(function: Callable, *inputs: Any) -> Any:
+def call_compiled(function: Callable, *inputs: Any) -> Any:
     """Calls it, compiled where nothing around it is being compiled.
 
     The body of a loop that is run eagerly is a new function each time, so each call

@@ -65,7 +65,7 @@ def read_within(
         value = choose(
             ts[index] == step.t1,
             step.y1,
-            _interpolant(setup.solver, step.t0, step.t1, step.dense_info, ts[index]),
+            interpolant(setup.solver, step.t0, step.t1, step.dense_info, ts[index]),
         )
         ys = jax.tree.map(
             lambda rows, v: rows.at[row].set(jnp.where(inside, v, rows[row])), ys, value
@@ -120,7 +120,7 @@ def pull_reads(
     return lax.while_loop(lambda c: any_lane(within(c)), body, carry)
 
 
-def _interpolant(
+def interpolant(
     solver: diffrax.AbstractSolver, t0: Array, t1: Array, dense_info: PyTree, t: Array
 ) -> PyTree[Array]:
     return solver.interpolation_cls(t0=t0, t1=t1, **dense_info).evaluate(t)
@@ -131,7 +131,7 @@ def _pull_interpolant(
 ) -> PyTree[Array]:
     """The cotangent of `step.dense_info`, given that of the state read at `t`."""
     if not issubclass(type(solver), Unrolled | diffrax.AbstractERK | RK4 | RK38):
-        value = lambda info: _interpolant(solver, step.t0, step.t1, info, t)
+        value = lambda info: interpolant(solver, step.t0, step.t1, info, t)
         return jax.vjp(value, step.dense_info)[1](bar)[0]
 
     # Between explicit Runge-Kutta steps the state is a sum of those at the ends and of
@@ -141,7 +141,7 @@ def _pull_interpolant(
     number = lambda shape: jnp.zeros(shape, step.t0.dtype)
     num_stages = jax.tree.leaves(step.dense_info["k"])[0].shape[0]
     component = dict(y0=number(()), y1=number(()), k=number((num_stages,)))
-    value = lambda info: _interpolant(solver, step.t0, step.t1, info, t)
+    value = lambda info: interpolant(solver, step.t0, step.t1, info, t)
     weights = jax.grad(value)(component)
 
     def times(weight):

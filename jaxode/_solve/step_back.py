@@ -76,6 +76,10 @@ class Steps:
             term, args = self.setup.term, self.setup.args
             return solver.repeat(term, t0, t1, y, args, state, made_jump_of(made_jump))
         y1, after, _ = self._step(self.parameters, times, at)
+        # Diffrax's own solvers say `False` where a row holds an array.
+        after = jax.tree.map(
+            lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, after
+        )
         return y1, eqx.filter(after, eqx.is_array)
 
     def pull(

@@ -9,6 +9,7 @@ so the solve itself may take its times as constants. The field is called only wh
 time carries a tangent. (Chen et al. 2018, arXiv:1806.07366, appendix B.3.)
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -25,20 +26,21 @@ TWICE_MESSAGE = (
 )
 
 
-@jax.custom_jvp
-def _differentiated_once(ts: Array) -> Array:
-    """Ones, which raise an error where `ts` carries a tangent.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def differentiated_once(x: Array, message: str) -> Array:
+    """Ones, which raise a `ValueError` where `x` carries a tangent.
 
     A tangent passes the two identities below as it is. That is right to first order
     only, so tangents are multiplied by these ones, which cost nothing once compiled: a
     second derivative through the times is then an error and not a wrong number.
     """
-    return jnp.ones_like(ts)
+    del message
+    return jnp.ones_like(x)
 
 
-@_differentiated_once.defjvp
-def _differentiated_once_jvp(primals, tangents):
-    raise ValueError(TWICE_MESSAGE)
+@differentiated_once.defjvp
+def _differentiated_once_jvp(message, primals, tangents):
+    raise ValueError(message)
 
 
 def _leading(t: Array, y: Array) -> Array:
@@ -87,6 +89,6 @@ def _reads_at_jvp(primals, tangents):
         fs = jax.lax.map(lambda t_y: field(t_y[0], t_y[1], args), (ts, ys))
         ys_dot = _add_scaled(ys_dot, ys, ts_dot, fs)
     # Whatever was differentiated has left a tangent here, so one guard is enough.
-    once = _differentiated_once(ts)
+    once = differentiated_once(ts, TWICE_MESSAGE)
     guarded = lambda y, y_dot: None if y_dot is None else y_dot * _leading(once, y)
     return ys, jax.tree.map(guarded, ys, ys_dot)

@@ -15,7 +15,8 @@ from .sides import just_after, just_before
 class EqualSteps(diffrax.AbstractStepSizeController):
     """Steps of equal length, at most `longest`, landing exactly on every read-out time.
 
-    Between neighbours `a` and `b` of `ts` there are `ceil(|b - a| / longest)` steps.
+    Between neighbours `a` and `b` of `ts` there are `ceil(|b - a| / longest)` steps,
+    and none where they are equal.
     A step whose result is not finite is undone and ends the solve with
     `RESULTS.dt_min_reached`, so that the state handed back is the last finite one.
 
@@ -54,8 +55,9 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         eps = jnp.finfo(knots.dtype).eps
         # 1 / 0.05 must give 20 steps in every precision, hence the rounding allowance.
         count = jnp.ceil((end - start) / self.longest * (1 - 4 * eps))
-        length = (end - start) / jnp.maximum(count, 1)
-        left = jnp.round((end - t) / jnp.where(length > 0, length, 1))
+        # At the end of equal times there is no step left, and no length to divide by.
+        length = jnp.where(end > start, (end - start) / jnp.maximum(count, 1), 1)
+        left = jnp.round((end - t) / length)
         if self.jumps is not None:
             last = jnp.where(self._is_jump(end), just_before(end), end)
             end = jnp.maximum(last, t)

@@ -13,7 +13,7 @@ Other platforms fuse within bounds, and inline as usual.
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
@@ -21,6 +21,14 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_MARK = "noinline_"
+
+
+def is_apart(operation: Any) -> bool:
+    """Whether an operation of a traced program is a call of such a function."""
+    return str(operation.params.get("name", "")).startswith(_MARK)
 
 
 def noinline(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -40,6 +48,7 @@ def noinline(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @partial(jax.jit, static_argnames=static)
+        @_named(_MARK + function.__name__)
         @wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             # The mark is for the call alone: `jnp` functions inside are calls too.
@@ -56,3 +65,11 @@ def noinline(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return call
 
     return decorate
+
+
+def _named(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    def rename(function: Callable[P, R]) -> Callable[P, R]:
+        function.__name__ = name
+        return function
+
+    return rename

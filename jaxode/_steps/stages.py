@@ -1,7 +1,6 @@
 """An explicit Runge-Kutta step from its tableau, in two forms."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import diffrax
@@ -10,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import PyTree
 
+from .fusion import fuses_through
 from .noinline import noinline
 
 
@@ -46,9 +47,9 @@ def explicit_step(
         `y1`, the increments `k_i`, and the last stage's field value (for FSAL).
     """
     control = terms.contr(t0, t1)
-    vf = _noinline_vf(terms, args)
     stages = [terms.prod(first, control)]
     y, f = y0, first
+    vf = _staged(terms, args, t0, y0)
     for c, row in zip(tableau.c, tableau.a_lower, strict=True):
         y = combine(y0, row, stages)
         t = t1 if c == 1 else t0 + float(c) * (t1 - t0)
@@ -101,22 +102,30 @@ def explicit_step_in_a_loop(
     return y1, f
 
 
-def _noinline_vf(terms: Terms, args: PyTree) -> Callable[[Any, PyTree], PyTree]:
-    """The field, one piece of the program for each of its calls (see `noinline.py`).
+def _staged(terms: Terms, args: PyTree, t: Any, y: PyTree) -> Callable[..., PyTree]:
+    """The field, to be called in each stage; traced once.
 
-    What a piece hands on has to be written to memory. So of what the way back needs,
-    only results that are dear are handed on, and the rest is computed again there,
-    inside the loops that use it.
+    Where XLA:CPU would fuse one call with the next, each is a piece of the program by
+    itself (see `noinline.py`). What a piece hands on has to be written to memory. So of
+    what the way back needs, only results that are dear are handed on, and the rest is
+    computed again there, inside the loops that use it.
     """
     arrays, static = eqx.partition((terms, args), eqx.is_array)
 
-    @noinline()
-    @partial(jax.checkpoint, prevent_cse=False, policy=_is_dear)
     def vf(arrays, t, y):
         terms, args = eqx.combine(arrays, static)
         return terms.vf(t, y, args)
 
-    return lambda t, y: vf(arrays, t, y)
+    program, out = jax.make_jaxpr(vf, return_shape=True)(arrays, t, y)
+    rest, states = len(jax.tree.leaves((arrays, t))), len(jax.tree.leaves(y))
+
+    def call(arrays, t, y):
+        leaves = jaxpr_as_fun(program)(*jax.tree.leaves((arrays, t, y)))
+        return jax.tree.unflatten(jax.tree.structure(out), leaves)
+
+    if fuses_through(program.jaxpr, [False] * rest + [True] * states):
+        call = noinline()(jax.checkpoint(call, prevent_cse=False, policy=_is_dear))
+    return lambda t, y: call(arrays, t, y)
 
 
 # Names of JAX's operations that cost no more than reading their result would.

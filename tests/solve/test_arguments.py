@@ -37,8 +37,6 @@ BAD_TIMES = {
     "scalar": (1.0, ValueError, r"shape \(\); pass at least two times"),
     "matrix": (np.ones((2, 2)), ValueError, r"shape \(2, 2\)"),
     "not_in_order": ([0.0, 2.0, 1.0], ValueError, r"not in order: \[0. 2. 1.\]; sort"),
-    "equal_neighbours": ([0.0, 1.0, 1.0], ValueError, r"equal neighbours: \[0. 1. 1."),
-    "equal_once_rounded": ([1.0, 1 + 1e-9], ValueError, "once .in float32, the prec"),
     "integers": ([0, 1], TypeError, r"dtype int32; times must be floating.*0.0, 1.0"),
     "nan": ([0.0, np.nan, 1.0], ValueError, r"NaN or an infinity: \[ 0. nan  1.\]; p"),
     "infinity": ([0.0, np.inf], ValueError, r"NaN or an infinity: \[ 0. inf\]; pass f"),
@@ -57,10 +55,10 @@ def last_state(ts, dt0):
 
 
 @pytest.mark.parametrize(
-    "ts", [[0.0, 2, 1], [0.0, 1, 1], [0.0, np.nan, 1], [0.0, 1, np.inf]]
+    "ts", [[0.0, 2, 1], [1.0, 0, 1], [0.0, np.nan, 1], [0.0, 1, np.inf]]
 )
 def test_bad_times_are_refused_when_traced(ts):
-    with pytest.raises(jax.errors.JaxRuntimeError, match="ts must be finite and stri"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ts must be finite, and inc"):
         jax.block_until_ready(last_state(jnp.array(ts), 0.1))
 
 
@@ -73,8 +71,8 @@ def test_bad_dt0_is_refused_when_traced(dt0):
 
 def test_bad_times_are_shown_when_differentiated():
     loss = lambda ts: odeint(ts=ts).ys.sum()
-    with pytest.raises(ValueError, match=r"equal neighbours: \[0. 1. 1.\]; pass"):
-        jax.grad(loss)(jnp.array([0.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"not in order: \[0. 1. 0.\]; sort"):
+        jax.grad(loss)(jnp.array([0.0, 1.0, 0.0]))
 
 
 @pytest.mark.parametrize("name", some_slow(["rtol", "atol"], "rtol"))

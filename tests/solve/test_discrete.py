@@ -53,6 +53,25 @@ def test_gradient_does_not_depend_on_the_rows(x64, rows, reverse):
     assert relative_error(actual, expected) < 1e-14
 
 
+# What a solver keeps from step to step: a first stage and a flag, nothing, arrays.
+KEEPERS: dict[str, dict[str, Any]] = {
+    "own_stage_loop": dict(solver=diffrax.Dopri5(), unroll=False),
+    "heun": dict(solver=diffrax.Heun()),
+    "kvaerno3": dict(solver=diffrax.Kvaerno3()),
+    "leapfrog": dict(solver=diffrax.LeapfrogMidpoint(), rtol=None, dt0=0.02),
+}
+
+
+@pytest.mark.parametrize("keeper", some_slow(KEEPERS, "own_stage_loop"))
+def test_what_a_solver_keeps_is_found_again_past_the_bound(x64, keeper):
+    problem = PROBLEMS["forced"].arrays(jnp.float64, False)
+    settings = dict(rtol=1e-5, atol=1e-6) | KEEPERS[keeper]
+    whole, expected = gradients(problem, "discrete", **settings)
+    _, actual = gradients(problem, jaxode.Discrete(rows=2), **settings)
+    assert whole.stats.num_accepted_steps > 4
+    assert relative_error(actual, expected) < 1e-13
+
+
 @pytest.mark.parametrize(
     ("steps", "rows", "repeated"),
     [

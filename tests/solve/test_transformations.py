@@ -182,3 +182,12 @@ def test_second_derivatives_raise_where_there_are_none(adjoint, second):
 
     with pytest.raises((TypeError, ValueError), match="forward-mode|Reverse-mode"):
         jax.jit(second(jax.grad(loss)))(y0)
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "backsolve"])
+def test_forward_mode_is_refused_with_what_to_type(adjoint):
+    decay = lambda t, y, k: -k * y
+    loss = lambda k: jaxode.odeint(decay, 1.0, [0.0, 1.0], k, adjoint=adjoint).ys[-1]
+    for forward in (jax.jacfwd(loss), jax.jit(jax.jacfwd(loss))):
+        with pytest.raises(TypeError, match="adjoint='direct', or take it by jax.grad"):
+            forward(1.0)

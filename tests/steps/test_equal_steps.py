@@ -98,3 +98,15 @@ def test_step_that_is_not_finite_is_undone():
     assert sol.stats.num_accepted_steps == 6 and sol.stats.num_rejected_steps == 1
     expected = np.array([1, 0.9**5, 0.9**6])[:, None] * np.ones(2)
     np.testing.assert_allclose(sol.ys, expected, rtol=1e-6)  # observed 1e-7
+
+
+@pytest.mark.parametrize("ts", [[0.0, 0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0]])
+def test_equal_times_have_no_step_between_them(ts):
+    visited = times_visited(np.array(ts), 0.25, np.float32)
+    np.testing.assert_array_equal(visited, [0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+def test_times_that_are_all_equal_have_a_next_time():
+    controller = EqualSteps(0.25, jnp.array([1.0, 1.0, 1.0]))
+    t_next, _ = controller.init(None, jnp.array(1.0), None, None, None, None, abs, None)
+    assert t_next == 1

@@ -116,7 +116,7 @@ def test_grid_has_every_batch_at_every_width():
     grid = cases(headline=False)
     assert len(set(grid)) == len(grid)
     shapes = {(c.task, c.channels, c.batch) for c in grid if c.tolerance == 0.1}
-    for task in ("backsolve", "checkpoint", "test"):
+    for task in ("backsolve", "discrete", "test"):
         for channels in (2, 6, 16, 64):
             assert {(task, channels, batch) for batch in (16, 128, 512)} <= shapes
 

@@ -19,7 +19,13 @@ from speed import serve
 from speed.config import check, Config, problem_names
 from speed.field_report import read_report
 from speed.fields import gradient_errors, take_turns
-from speed.jax_fields import by_jaxode, count_calls, Operations, Prepared
+from speed.jax_fields import (
+    by_jaxode,
+    contestants,
+    count_calls,
+    Operations,
+    Prepared,
+)
 from speed.problems import PROBLEMS
 from speed.vector_fields import advection, kuramoto
 
@@ -124,11 +130,31 @@ def test_contestants_take_turns_once_they_are_warm_without_those_that_failed():
     assert log == ["a 1", "c 1", "a 1", "c 1", "a 4", "c 2", "a 4", "c 2"]
 
 
+def test_further_adjoints_are_further_rows():
+    solves = contestants(["backsolve", "direct"])
+    added = solves.keys() - contestants([]).keys()
+    assert added == {"jaxode backsolve", "jaxode direct"}
+    problem = PROBLEMS["pendulum"]()
+    problem = dataclasses.replace(problem, rtol=1e-2, atol=1e-2)
+    field, ts = (lambda t, y, p: -p * y), jnp.array([0.0, 1.0])
+    gradients = {
+        name: float(jax.grad(lambda p, s=solve: s(field, 1.0, ts, p, problem)[-1])(1.0))
+        for name, solve in solves.items()
+        if name.startswith("jaxode")
+    }
+    # By the steps the same, by a second solve another: both near -exp(-1).
+    assert gradients["jaxode direct"] == pytest.approx(gradients["jaxode"], rel=1e-5)
+    assert gradients["jaxode backsolve"] == pytest.approx(-np.exp(-1), rel=1e-2)
+    assert gradients["jaxode backsolve"] != pytest.approx(gradients["jaxode"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (Config(fields=True, problems="spiral,x"), "'x'; choose from spiral, flow"),
+        (Config(fields=True, adjoints="x"), "'x'; choose from discrete, backsolve"),
         (Config(problems="spiral"), "--fields"),
+        (Config(adjoints="direct"), "--fields"),
         (Config(fields=True, headline=True), "--headline"),
         (Config(fields=True, resume=Path("runs")), "--resume"),
     ],
