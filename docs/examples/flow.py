@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 import jaxode
-from jaxode.nn import Divergence, JacobianNorm, KineticEnergy
 
 
 class Field(eqx.Module):
@@ -34,7 +33,8 @@ def loss_fn(field, key, price):
     data_key, noise_key = jax.random.split(key)
     y = moons(data_key)
     noise = jax.random.rademacher(noise_key, y.shape, y.dtype)
-    costs = Divergence(field), KineticEnergy(field), JacobianNorm(field, noise)
+    divergence, kinetic = jaxode.nn.Divergence(field), jaxode.nn.KineticEnergy(field)
+    costs = divergence, kinetic, jaxode.nn.JacobianNorm(field, noise)
     cost = lambda t, y, args: [c(t, y, args) for c in costs]
     ts = jnp.array([1.0, 0.0])  # from the data to the normal distribution
     sol = jaxode.odeint(field, y, ts, cost=cost, rtol=1e-4, atol=1e-4, throw=False)

@@ -80,7 +80,7 @@ def exact(field, y0, ts, control):
     return jax.vmap(at)(ts)
 
 
-@each_adjoint("discrete", "backsolve")
+@each_adjoint("backsolve")
 @pytest.mark.parametrize("interpolate", some_slow([piecewise_linear, spline], spline))
 def test_gradient_by_the_values_of_an_interpolated_input(x64, adjoint, interpolate):
     field, y0 = Follows(jnp.array(1.4)), jnp.array([0.3, -0.2])

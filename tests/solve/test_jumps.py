@@ -58,7 +58,7 @@ def solve(problem, **settings):
     return jaxode.odeint(field, y0, ts, args, jumps=JUMPS, throw=False, **settings)
 
 
-@each_adjoint("discrete", "backsolve")
+@each_adjoint("discrete")
 @pytest.mark.parametrize("steps", some_slow([ADAPTIVE, FIXED], ADAPTIVE))
 def test_steps_in_the_input_give_the_exact_values_and_gradients(x64, adjoint, steps):
     def loss(problem):
@@ -285,3 +285,18 @@ def test_jumps_outside_of_the_times_change_nothing():
         sol = run(jnp.array(jumps))
         assert sol.stats.num_steps == without.stats.num_steps
         np.testing.assert_allclose(sol.ys, without.ys, rtol=1e-6)  # observed 1e-7
+
+
+def test_first_step_is_tried_before_the_first_jump():
+    """Alone, Hairer's rule would look a hundredth of a unit ahead."""
+    asked = []
+
+    def field(t, y, args):
+        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        return -y
+
+    run = lambda y0: jaxode.odeint(field, y0, [0.0, 1.0], jumps=[1e-3], throw=False)
+    jax.block_until_ready(quick_jit(run)(jnp.float32(1.0)))
+    jax.effects_barrier()
+    # The call at the start, Hairer's second one, and the first step's six.
+    assert max(asked[:8]) < 1e-3 < asked[9]
