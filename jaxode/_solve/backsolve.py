@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
+from .._steps.carried import controlled
 from .adjoints import Backsolve
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral
@@ -165,7 +166,8 @@ def _backward_interval(
 
     # The counts, and how far from the known state the way back has led.
     worst = jnp.maximum(
-        counts.reconstruction_error, _relative_error(y, y_start).astype(jnp.float32)
+        counts.reconstruction_error,
+        _relative_error(*controlled((y, y_start))).astype(jnp.float32),
     )
     own = dataclasses.replace(counts_of(solve), num_solves=jnp.zeros((), jnp.float32))
     counts = jax.tree.map(jnp.add, counts, own)

@@ -15,7 +15,7 @@ VectorField: TypeAlias = Callable[[Any, PyTree, PyTree], PyTree]
 """dy/dt = field(t, y, args); y is a pytree, and the result is shaped like it."""
 
 
-def _shape(tree: PyTree) -> str:
+def shape_of(tree: PyTree) -> str:
     """Structure, shapes and dtypes in one line, for messages."""
     return eqx.tree_pformat(tree, width=1_000, struct_as_array=True)
 
@@ -70,8 +70,9 @@ def check_output(out: PyTree, y0: PyTree[Array]) -> None:
     )
     if not same:
         raise ValueError(
-            f"field(t, y, args) returned {_shape(out)}, but y0 is {_shape(expected)}; "
-            "dy/dt must have the structure, shapes and dtypes of y."
+            f"field(t, y, args) returned {shape_of(out)}, but y0 is "
+            f"{shape_of(expected)}; dy/dt must have the structure, shapes and dtypes "
+            "of y."
         )
 
 

@@ -28,13 +28,14 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._steps.lanes import any_lane, choose, varying_like
 from .adjoints import Discrete
+from .control import can_jump
 from .diffrax_calls import forward_calls
 from .integrate import Integral
 from .loop import run
 from .own_gradient import parameters_of, Problem, with_own_gradient
 from .record import Record, Room
 from .settings import SolveSettings
-from .setup import can_jump, prepare
+from .setup import prepare
 from .stats import SolveCounts
 from .step_back import Cotangents, Steps
 
@@ -89,7 +90,7 @@ def _room(problem: Problem) -> Room:
     # With each state its first stage, as long as the state itself.
     row_bytes = 2 * sum(y.nbytes for y in jax.tree.leaves(problem.y0))
     num_rows = settings.adjoint.num_rows(row_bytes, capacity)
-    return Room(num_rows, capacity, can_jump(settings.controller))
+    return Room(num_rows, capacity, can_jump(settings))
 
 
 class Kept(NamedTuple):

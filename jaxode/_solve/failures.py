@@ -49,6 +49,10 @@ _MESSAGES = {
 }
 
 
+_STEPS = " It tried {steps} steps and threw {rejected} of them away."
+_MORE = " Outside of jax.jit and jax.vmap this tells which component rules them."
+
+
 def _code(solve: Integral) -> Array:
     results = diffrax.RESULTS
     underflow = jnp.where(solve.non_finite, _NON_FINITE, _UNDERFLOW)
@@ -74,18 +78,47 @@ def counts_of(solve: Integral) -> SolveCounts:
 
 
 def raise_if_failed(
-    values: PyTree[Array], solve: Integral, which: str, max_steps: int | None
+    values: PyTree[Array],
+    solve: Integral,
+    which: str,
+    max_steps: int | None,
+    more: Callable[[], str] = lambda: "",
 ) -> PyTree[Array]:
     """`values`, or a `SolveError` where `solve` failed.
+
+    Outside of `jax.jit` and `jax.vmap`, `more()` ends the message.
 
     The message carries the time that was reached, which `equinox.error_if` cannot, so
     the callback is our own. It runs only where a solve has failed.
     """
 
-    def message(code: int, t: float) -> str:
-        return _MESSAGES[code].format(which=which, max_steps=max_steps, t=t)
+    def check(*numbers: Any, more: str = _MORE) -> np.ndarray:
+        # Leading axes under `vmap`; one failure is enough to tell of.
+        solves = np.broadcast(*map(np.asarray, numbers))
+        for code, t, steps, rejected in solves:
+            if int(code) != _FINE:
+                message = _MESSAGES[int(code)] + _STEPS
+                raise SolveError(
+                    message.format(
+                        which=which,
+                        max_steps=max_steps,
+                        t=float(t),
+                        steps=int(steps),
+                        rejected=int(rejected),
+                    )
+                    + more
+                )
+        return np.ones(solves.shape, bool)
 
-    return raise_where(values, _code(solve), solve.t_reached, message)
+    code = _code(solve)
+    stats = solve.stats
+    numbers = (code, solve.t_reached, stats.num_steps, stats.num_rejected_steps)
+    numbers = jax.lax.stop_gradient(numbers)
+    if not isinstance(numbers[0], Tracer):
+        if int(numbers[0]) != _FINE:
+            check(*numbers, more=more())
+        return values
+    return checked(values, code == _FINE, check, *numbers)
 
 
 def raise_where(
@@ -94,7 +127,6 @@ def raise_where(
     """`values`, or a `SolveError` with `message(code, t)` where `code` is not 0."""
 
     def check(code: Any, t: Any) -> np.ndarray:
-        # Leading axes under `vmap`; one failure is enough to tell of.
         solves = np.broadcast(np.asarray(code), np.asarray(t))
         for c, when in solves:
             if int(c) != _FINE:
@@ -102,17 +134,33 @@ def raise_where(
         return np.ones(solves.shape, bool)
 
     code, t = jax.lax.stop_gradient((code, t))
-    if not isinstance(code, Tracer):
-        check(code, t)
+    return checked(values, code == _FINE, check, code, t)
+
+
+def checked(
+    values: PyTree[Array],
+    fine: Array,
+    check: Callable[..., np.ndarray],
+    *numbers: Array,
+) -> PyTree[Array]:
+    """`values`, after `check(*numbers)` has had the chance to raise if not `fine`.
+
+    Args:
+        values: Any arrays.
+        fine: Whether there is nothing to raise for.
+        check: Raises, or returns `True` for each of the leading axes under `vmap`.
+        *numbers: What it is called with, not differentiated. Arrays of NumPy.
+    """
+    if not any(isinstance(number, Tracer) for number in numbers):
+        check(*numbers)
         return values
     fine = jax.lax.cond(
-        code == _FINE,
+        fine,
         lambda: jnp.array(True),
         lambda: jax.pure_callback(
             check,
             jax.ShapeDtypeStruct((), bool),
-            code,
-            t,
+            *numbers,
             vmap_method="expand_dims",
         ),
     )

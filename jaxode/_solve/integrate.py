@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._steps.controller import InitialStep, StepHistory
-from .._steps.equal_steps import EqualSteps
+from .._steps.controller import StepHistory
 from .._steps.runge_kutta import FirstStage, Unrolled
+from .._steps.sides import between
+from .control import controller_for
 from .diffrax_calls import forward_calls
 from .settings import SolveSettings
 from .stats import SolveStats
@@ -33,15 +34,6 @@ class Integral(eqx.Module):
     result: diffrax.RESULTS
     t_reached: Float[Array, ""]
     non_finite: Array
-
-
-def _controller(
-    settings: SolveSettings, ts: Float[Array, " time"], f0: PyTree
-) -> diffrax.AbstractStepSizeController:
-    if settings.controller is None:
-        assert settings.dt0 is not None
-        return EqualSteps(settings.dt0, ts)
-    return InitialStep(settings.controller, settings.dt0, f0)
 
 
 def _fill_unreached(
@@ -109,13 +101,13 @@ def integrate(
     Returns:
         The solve's outcome; this function never raises on a failed solve.
     """
-    term = diffrax.ODETerm(field)
+    term = diffrax.ODETerm(between(field, ts[0], ts[-1], settings.jumps))
     assert isinstance(settings.adjoint, diffrax.AbstractAdjoint)
 
     # The solve.
     first_stage = _first_stage(term, settings, ts, y0, args)
     f0 = None if first_stage is None else jax.lax.stop_gradient(first_stage.value)
-    between = ts[1:-1] if ts.shape[0] > 2 else None
+    inner_ts = ts[1:-1] if ts.shape[0] > 2 else None
     solution = diffrax.diffeqsolve(
         term,
         settings.solver,
@@ -125,8 +117,8 @@ def integrate(
         y0=y0,
         args=args,
         # The end is saved with `t1=True`, which is the state itself and no interpolant.
-        saveat=diffrax.SaveAt(ts=between, t1=True, controller_state=True),
-        stepsize_controller=_controller(settings, ts, f0),
+        saveat=diffrax.SaveAt(ts=inner_ts, t1=True, controller_state=True),
+        stepsize_controller=controller_for(settings, ts, f0),
         adjoint=settings.adjoint,
         max_steps=settings.max_steps,
         throw=False,

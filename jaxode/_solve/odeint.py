@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from .._steps.carried import Carried
 from .adjoints import Adjoint, Backsolve, Discrete, with_checkpoints
 from .arguments import check_state, check_times
 from .backsolve import solve_by_backsolve
 from .closures import captured_arrays, VectorField
+from .cost import raise_if_unknown, with_cost
+from .dense import Dense, knots_of, times_within
+from .diagnosis import diagnosis
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
+from .jumps import beside, void_if_unknown
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
 from .stats import SolveCounts, SolveStats
@@ -30,12 +35,41 @@ class Solution(eqx.Module):
             failed, times that were not reached hold the last state that was.
         stats: Steps and field calls of the forward solve.
         result: How the solve ended; `diffrax.RESULTS.successful` if all is well.
+        cost: The integral of the cost from `ts[0]` to each of the times, leading axis
+            `len(ts)`, first row zero; `None` without a cost.
+        between: What `evaluate` needs; `None` without `dense=True`.
     """
 
     ts: Float[Array, " time"]
     ys: PyTree[Array]
     stats: SolveStats
     result: diffrax.RESULTS
+    cost: PyTree = None
+    between: Dense | None = None
+
+    def evaluate(self, t: Any) -> PyTree[Array]:
+        """The state at any time of a solve with `dense=True`.
+
+        Differentiable with respect to `t` and all that the solve was, under every
+        adjoint. Costs one step of the solver for each time, and is as accurate. Under
+        `jax.vmap`, call it inside.
+
+        Args:
+            t: A time, or an array of times in any order.
+
+        Returns:
+            The state, with the axes of `t` in front. Where a traced `t` lies outside of
+            the solve, NaN.
+
+        Raises:
+            ValueError: without `dense=True`, and for a time outside of the solve.
+        """
+        if self.between is None:
+            raise ValueError(
+                "This solution holds the state at its times only; type "
+                "jaxode.odeint(..., dense=True) to evaluate it in between."
+            )
+        return self.between.evaluate(times_within(t, self.between))
 
 
 def odeint(
@@ -53,6 +87,9 @@ def odeint(
     throw: bool = True,
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     unroll: bool = True,
+    jumps: Any = None,
+    cost: VectorField | None = None,
+    dense: bool = False,
 ) -> Solution:
     """Solves dy/dt = field(t, y, args) from `ts[0]` and reads the state at all `ts`.
 
@@ -87,6 +124,16 @@ def odeint(
             `diffrax.PIDController` with these tolerances.
         unroll: Whether explicit Runge-Kutta solvers run with their stages
             written out (`jaxode.Unrolled`). Results are equal to rounding.
+        jumps: Times, in any order, at which the field (an input, say) jumps. Steps end
+            just before and start anew just after, so that the field is never asked on
+            the wrong side or at the jump itself. Those outside of `ts` do nothing.
+        cost: `cost(t, y, args)`, a function or a module like the field: a number, an
+            array, or a pytree of these in the precision of `y0`. `sol.cost` has its
+            integral. It is left out of the error norm, so the steps are those of a
+            solve without it.
+        dense: Whether `sol.evaluate(t)` is to give the state at any time in between.
+            The solve is then done twice, both of which `sol.stats.nfe` counts, and
+            keeps a state for each of `max_steps`.
 
     Returns:
         A `Solution`.
@@ -104,7 +151,7 @@ def odeint(
     settings = SolveSettings.among(locals())
     given = in_force()
     with without_probes():
-        return _solve(field, y0, ts, args, settings, given)
+        return _solve(field, y0, ts, args, cost, dense, settings, given)
 
 
 def _solve(
@@ -112,6 +159,8 @@ def _solve(
     y0: PyTree,
     ts: Any,
     args: PyTree,
+    cost: VectorField | None,
+    dense: bool,
     settings: SolveSettings,
     given: InForce,
 ) -> Solution:
@@ -120,12 +169,20 @@ def _solve(
     y0 = check_state(y0)
     ts = check_times(ts, y0, settings.throw)
     settings = settings.for_times(ts)
+    if cost is not None:
+        field, y0 = with_cost(field, cost, ts[0], y0, args)
     field, captured = captured_arrays(field, ts[0], y0, args)
 
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
     fixed_ts = jax.lax.stop_gradient(ts)
-    y_start = starts_at(y0, ts[0], field, args)
+    jumps = settings.jumps
+    fixed_ts = void_if_unknown(fixed_ts, jumps)
+    along = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1)
+    y_start = starts_at(y0, ts[0], beside(field, jumps, along), args)
+    knots = knots_of(field, y0, args, fixed_ts, settings) if dense else None
+    if knots is not None:
+        fixed_ts = knots.merged_ts
     problem = (field, y_start, args, fixed_ts, settings)
     if isinstance(settings.adjoint, Backsolve):
         solve = solve_by_backsolve(*problem, captured, given.backward_probe)
@@ -140,10 +197,18 @@ def _solve(
         report = jax.lax.stop_gradient(counts_of(solve))
         ys = add_to_probe(ys, given.forward_probe, report)
     if settings.throw:
-        ys = raise_if_failed(ys, solve, "The solve", settings.max_steps)
-    ys = reads_at(ys, ts[1:], field, args)
+        more = lambda: diagnosis(field, args, ts, solve, settings)
+        ys = raise_if_failed(ys, solve, "The solve", settings.max_steps, more)
+        ys = raise_if_unknown(ys, fixed_ts) if cost is not None else ys
+    stats, between = solve.stats, None
+    if knots is not None:
+        own = (field, args, settings)
+        ys, between = knots.taken_from(y_start, ys, solve.t_reached, own)
+        stats = knots.counted_in(stats)
+    ys = reads_at(ys, ts[1:], beside(field, jumps, -along), args)
     ys = jax.tree.map(lambda y, rows: jnp.concatenate([y[None], rows]), y0, ys)
-    return Solution(ts=ts, ys=ys, stats=solve.stats, result=solve.result)
+    ys, costs = (ys.y, ys.sums) if isinstance(ys, Carried) else (ys, None)
+    return Solution(ts, ys, stats, solve.result, costs, between)
 
 
 def _solve_by_diffrax(

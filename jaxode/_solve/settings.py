@@ -22,6 +22,7 @@ from .arguments import (
     check_step_control,
     check_tolerance,
 )
+from .jumps import check_jumps, check_stages, jumps_for
 
 
 class SolveSettings(eqx.Module):
@@ -43,6 +44,7 @@ class SolveSettings(eqx.Module):
         throw: Whether a failed solve raises.
         controller: Adaptive controller, in place of one made from the tolerances.
         unroll: Whether explicit Runge-Kutta solvers run with their stages written out.
+        jumps: Times at which the field jumps.
     """
 
     solver: diffrax.AbstractSolver = diffrax.Dopri5()
@@ -54,6 +56,7 @@ class SolveSettings(eqx.Module):
     throw: bool = eqx.field(static=True, default=True)
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
     unroll: bool = eqx.field(static=True, default=True)
+    jumps: Any = None
 
     def __check_init__(self):
         resolve_adjoint(self.adjoint)  # for its errors: a name reads better in a repr
@@ -62,6 +65,7 @@ class SolveSettings(eqx.Module):
         check_step_control(
             self.solver, source.rtol, source.atol, self.dt0, self.max_steps
         )
+        check_jumps(self.jumps)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -102,12 +106,16 @@ class SolveSettings(eqx.Module):
         dt0 = self.dt0
         if dt0 is not None:
             dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, self.throw)
+        jumps = jumps_for(self.jumps, ts, self.throw)
+        if jumps is not None:
+            check_stages(self.solver)
         return dataclasses.replace(
             self,
             solver=unrolled(self.solver) if self.unroll else self.solver,
             adjoint=resolve_adjoint(self.adjoint),
             controller=controller,
             dt0=dt0,
+            jumps=jumps,
         )
 
 

@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .._steps.controller import InitialStep
 from .._steps.equal_steps import EqualSteps
+from .._steps.sides import between
 from .arguments import is_concrete
+from .control import can_jump, controller_for
 from .settings import SolveSettings
 
 
@@ -75,28 +77,25 @@ def prepare(
         settings: As `SolveSettings.for_times` returns them.
     """
     increases = ts[-1] >= ts[0]
+    field = between(field, ts[0], ts[-1], settings.jumps)
+    controller = controller_for(settings, ts)
     if is_concrete(increases) and bool(increases):
         sign, direction = 1, None
     else:
         sign = jnp.where(increases, 1, -1)
         direction = sign.astype(ts.dtype)
         ts = ts * direction
-    if settings.controller is None:
-        assert settings.dt0 is not None
-        controller = EqualSteps(settings.dt0, ts)
-    else:
-        # An integer, as Diffrax has it: times that a controller holds may be of another
-        # precision. It also sorts them.
-        controller = InitialStep(settings.controller, settings.dt0).wrap(sign)
     return Setup(
         term=diffrax.ODETerm(Directed(field, direction)),
-        solver=with_tolerances(settings.solver, settings.controller),
-        controller=controller,
+        solver=with_tolerances(settings.solver, controller),
+        # An integer, as Diffrax has it: times that a controller holds may be of another
+        # precision. It also sorts them.
+        controller=controller.wrap(sign),
         args=args,
         ts=ts,
         direction=direction,
         max_steps=settings.max_steps,
-        can_jump=can_jump(settings.controller),
+        can_jump=can_jump(settings),
         reads=ts.shape[0] > 2,
     )
 
@@ -106,16 +105,9 @@ def made_jump_of(made_jump: Array | None) -> Any:
     return False if made_jump is None else made_jump
 
 
-def can_jump(controller: Any) -> bool:
-    """Whether a controller may report jumps: one of Diffrax's that was told of some."""
-    is_clip = lambda x: isinstance(x, diffrax.ClipStepSizeController)
-    found = jax.tree.leaves(controller, is_leaf=is_clip)
-    return any(is_clip(x) and x.jump_ts is not None for x in found)
-
-
 def with_tolerances(
     solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractAdaptiveStepSizeController | None,
+    controller: InitialStep | EqualSteps,
 ) -> diffrax.AbstractSolver:
     """The solver, its root finder with the controller's tolerances if it has none.
 
@@ -135,7 +127,7 @@ def with_tolerances(
     names = [name for name, is_open in is_open.items() if is_open]
     if not names:
         return solver
-    if controller is None:
+    if isinstance(controller, EqualSteps):
         raise ValueError(
             f"{type(solver).__name__} takes fixed steps here, so its root finder needs "
             "tolerances of its own; pass a solver with root_finder=diffrax.VeryChord("

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from .carried import controlled
 from .initial_step import hairer_initial_step
+from .sides import end_of_first_piece
 
 
 class StepHistory(eqx.Module):
@@ -112,7 +114,8 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
 
     @property
     def norm(self) -> Callable[[PyTree], Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.controller.norm
+        norm = self.controller.norm
+        return lambda tree: norm(controlled(tree))
 
     def wrap(self, direction: Any) -> "InitialStep":
         controller = self.controller.wrap(direction)
@@ -133,10 +136,11 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
             dt0 = self.length
         if dt0 is None:
             f0 = func(terms, t0, y0, args) if self.f0 is None else self.f0
-            dt0 = hairer_initial_step(terms, t0, t1, y0, f0, args, error_order, self)
+            end = end_of_first_piece(self.controller, jnp.asarray(t0), t1)
+            dt0 = hairer_initial_step(terms, t0, end, y0, f0, args, error_order, self)
         dt0 = jax.lax.stop_gradient(jnp.asarray(dt0, jnp.result_type(t0)))
         t_next, inner = self.controller.init(
-            terms, t0, t1, y0, dt0, args, func, error_order
+            terms, t0, t1, controlled(y0), dt0, args, func, error_order
         )
         history = StepHistory.start(t0, inner)
         return jnp.maximum(t_next, t0 + _resolution(t0, t_next)), history
@@ -155,7 +159,14 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
         seen = controller_state
         keep, next_t0, next_t1, made_jump, inner, result = (
             self.controller.adapt_step_size(
-                t0, t1, y0, y1_candidate, args, y_error, error_order, seen.inner
+                t0,
+                t1,
+                controlled(y0),
+                controlled(y1_candidate),
+                args,
+                controlled(y_error),
+                error_order,
+                seen.inner,
             )
         )
 

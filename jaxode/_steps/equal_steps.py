@@ -6,9 +6,10 @@ from typing import Any
 
 import diffrax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from .controller import any_non_finite, StepHistory
+from .sides import just_after, just_before
 
 
 class EqualSteps(diffrax.AbstractStepSizeController):
@@ -19,29 +20,56 @@ class EqualSteps(diffrax.AbstractStepSizeController):
     A step whose result is not finite is undone and ends the solve with
     `RESULTS.dt_min_reached`, so that the state handed back is the last finite one.
 
+    A jump is a time to land on as well: a step ends just before it, and the next one
+    starts just after.
+
     Attributes:
         longest: Bound on the step length, > 0, in units of time.
         ts: Read-out times, first and last included.
+        jumps: Where the field jumps, if it does. Those outside of `ts` do not matter.
     """
 
     longest: ArrayLike
     ts: Float[Array, " time"]
+    jumps: Float[Array, " jump"] | None = None
 
     def wrap(self, direction: Any) -> "EqualSteps":
         # Diffrax's own backsolve hands the forward solve's controller to a solve that
         # runs the other way.
-        return EqualSteps(self.longest, jnp.sort(self.ts * direction))
+        jumps = None if self.jumps is None else jnp.sort(self.jumps * direction)
+        return EqualSteps(self.longest, jnp.sort(self.ts * direction), jumps)
+
+    def _knots(self) -> Float[Array, " knot"]:
+        if self.jumps is None:
+            return self.ts
+        inside = jnp.clip(self.jumps, self.ts[0], self.ts[-1])
+        return jnp.sort(jnp.concatenate([self.ts, inside]))
+
+    def _is_jump(self, t: Any) -> Bool[Array, ""]:
+        return jnp.any(t == self.jumps)
 
     def _next(self, t: Any) -> Float[Array, ""]:
-        i = jnp.clip(jnp.searchsorted(self.ts, t, side="right"), 1, len(self.ts) - 1)
-        start, end = self.ts[i - 1], self.ts[i]
-        eps = jnp.finfo(self.ts.dtype).eps
+        knots = self._knots()
+        i = jnp.clip(jnp.searchsorted(knots, t, side="right"), 1, len(knots) - 1)
+        start, end = knots[i - 1], knots[i]
+        eps = jnp.finfo(knots.dtype).eps
         # 1 / 0.05 must give 20 steps in every precision, hence the rounding allowance.
         count = jnp.ceil((end - start) / self.longest * (1 - 4 * eps))
         # At the end of equal times there is no step left, and no length to divide by.
         length = jnp.where(end > start, (end - start) / jnp.maximum(count, 1), 1)
         left = jnp.round((end - t) / length)
+        if self.jumps is not None:
+            last = jnp.where(self._is_jump(end), just_before(end), end)
+            end = jnp.maximum(last, t)
         return jnp.where(left <= 1, end, t + (end - t) / jnp.maximum(left, 1))
+
+    def _past_jump(self, t: Array) -> tuple[Array, Any]:
+        """Where the step after one to `t` starts, and whether that is a jump."""
+        if self.jumps is None:
+            return t, False
+        jump = just_after(t)
+        is_before = self._is_jump(jump)
+        return jnp.where(is_before, just_after(jump), t), is_before | self._is_jump(t)
 
     def init(
         self,
@@ -69,13 +97,17 @@ class EqualSteps(diffrax.AbstractStepSizeController):
         controller_state: StepHistory,
     ) -> tuple:
         del y0, args, y_error, error_order
+        seen = controller_state
         bad = any_non_finite(y1_candidate)
-        last_step = jnp.where(bad, controller_state.last_step, t1 - t0)
+        next_t0, made_jump = self._past_jump(jnp.where(bad, t0, t1))
         history = dataclasses.replace(
-            controller_state, last_step=last_step, non_finite=bad
+            seen,
+            last_step=jnp.where(bad, seen.last_step, t1 - t0),
+            after_jump=seen.after_jump + jnp.where(seen.jumped, 1, 0),
+            jumped=jnp.asarray(made_jump),
+            non_finite=bad,
         )
         result = diffrax.RESULTS.where(
             bad, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful
         )
-        next_t0 = jnp.where(bad, t0, t1)
-        return ~bad, next_t0, self._next(next_t0), False, history, result
+        return ~bad, next_t0, self._next(next_t0), made_jump, history, result

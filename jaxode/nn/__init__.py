@@ -1,6 +1,11 @@
 """Networks with an ODE inside, as Equinox modules."""
 
 from .block import ODEBlock as ODEBlock
+from .costs import (
+    Divergence as Divergence,
+    JacobianNorm as JacobianNorm,
+    KineticEnergy as KineticEnergy,
+)
 from .field import ConvField as ConvField
 from .odenet import ODENet as ODENet
 from .residual import ResidualNet as ResidualNet

@@ -5,11 +5,13 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._solve.closures import VectorField
 from .._solve.odeint import odeint, Solution
 from .._solve.settings import check_names, SolveSettings
+from .by_sample import check_rows, split_by_sample
 from .solve_form import solve_form
 
 
@@ -68,6 +70,10 @@ class ODEBlock(eqx.Module):
         for name in ("rtol", "atol", "dt0"):
             if settings.get(name) is not None:
                 settings[name] = float(settings[name])
+        if settings.get("jumps") is not None:
+            jumps = np.atleast_1d(settings["jumps"])
+            if np.issubdtype(jumps.dtype, np.floating) and jumps.ndim == 1:
+                settings["jumps"] = tuple(jumps.tolist())
         self.field = field
         self.t1 = float(t1)
         self.per_sample = per_sample
@@ -79,25 +85,40 @@ class ODEBlock(eqx.Module):
             )
 
     def __call__(
-        self, y0: PyTree[Array], args: PyTree = None, *, key: Any = None
+        self,
+        y0: PyTree[Array],
+        args: PyTree = None,
+        *,
+        args_axes: PyTree = 0,
+        key: Any = None,
     ) -> PyTree[Array]:
         """The state at time `t1`, or the last state that was reached.
 
         Args:
             y0: As in `solve`, and so are the errors.
             args: As in `solve`.
+            args_axes: As in `solve`.
             key: Not used; `equinox.nn.Sequential` hands one to every layer.
         """
         del key
-        return jax.tree.map(lambda ys: ys[-1], self.solve(y0, args).ys)
+        return jax.tree.map(
+            lambda ys: ys[-1], self.solve(y0, args, args_axes=args_axes).ys
+        )
 
-    def solve(self, y0: PyTree[Array], args: PyTree = None) -> Solution:
+    def solve(
+        self, y0: PyTree[Array], args: PyTree = None, *, args_axes: PyTree = 0
+    ) -> Solution:
         """Solves from `y0`. A failed solve is told by `stats.success` and `result`.
 
         Args:
             y0: State at time 0, any pytree of floating arrays. With `per_sample`, all
                 have the batch as their first axis.
-            args: Handed to the field, whole, with `per_sample` too.
+            args: Handed to the field. With `per_sample` each sample gets its own row
+                of every array that has axes, as a batch of one like the state: the
+                field that takes a batch of inputs takes this.
+            args_axes: Only for `per_sample`: `None` hands `args` out whole, and so
+                does a `None` in a tree that is a prefix of `args`, to the part under
+                it; 0 by sample.
 
         Returns:
             The solution at the times 0 and `t1`; where the solve failed, the last state
@@ -107,14 +128,18 @@ class ODEBlock(eqx.Module):
         Raises:
             TypeError: for a state that is not floating.
             ValueError: where the field's output is not shaped like `y0`, or, with
-                `per_sample`, the state has no batch axis.
+                `per_sample`, the state or what is handed out by sample has no batch
+                axis.
         """
         if not self.per_sample:
             return self._solve(y0, args)
 
+        by_sample, shared = split_by_sample(args, args_axes)
+
         def solve_one(sample):
-            batch_of_one = jax.tree.map(lambda y: y[None], sample)
-            solution = self._solve(batch_of_one, args)
+            batch_of_one = jax.tree.map(lambda x: x[None], sample)
+            y0, args = batch_of_one
+            solution = self._solve(y0, eqx.combine(args, shared))
             ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
             return ys, (solution.ts, solution.stats, solution.result)
 
@@ -124,7 +149,9 @@ class ODEBlock(eqx.Module):
                 f"per_sample=True needs the batch as first axis of every array in y0; "
                 f"got shapes {shapes}. Pass per_sample=False to solve them as one ODE."
             )
-        ys, (ts, stats, result) = jax.vmap(solve_one, out_axes=(1, 0))(y0)
+        check_rows(by_sample, shapes[0][0])
+        solve = jax.vmap(solve_one, out_axes=(1, 0))
+        ys, (ts, stats, result) = solve((y0, by_sample))
         return Solution(ts=ts[0], ys=ys, stats=stats, result=result)
 
     def with_solve(self: _Block, **settings: Any) -> _Block:

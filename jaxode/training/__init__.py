@@ -9,6 +9,12 @@ from .checkpoint import (
     save_checkpoint as save_checkpoint,
 )
 from .metrics import loss_and_metrics as loss_and_metrics, Metrics as Metrics
+from .skip import (
+    raise_if_stuck as raise_if_stuck,
+    skip_failed as skip_failed,
+    SkipState as SkipState,
+    StuckError as StuckError,
+)
 from .steps import (
     evaluate as evaluate,
     MAX_SKIPPED_IN_A_ROW as MAX_SKIPPED_IN_A_ROW,

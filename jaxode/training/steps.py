@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Int, Key, Num, PyTree
 
 from .._solve.probes import value_and_grad_with_stats
 from .batches import random_shift
 from .metrics import add_backward, loss_and_metrics, Metrics
+from .skip import all_finite, new_if
 
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -200,9 +201,9 @@ def _step(
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimiser.update(grads, state.opt_state, params)
     new_params = eqx.apply_updates(params, updates)
-    is_applied = _all_finite((loss, grads, new_params))
+    is_applied = all_finite((loss, grads, new_params))
     is_applied &= (metrics.num_failures == 0) & (backward.num_failures == 0)
-    params, opt_state = _where(
+    params, opt_state = new_if(
         is_applied, (new_params, opt_state), (params, state.opt_state)
     )
     state = TrainState(
@@ -212,18 +213,6 @@ def _step(
         skipped_in_a_row=jnp.where(is_applied, 0, state.skipped_in_a_row + 1),
     )
     return state, add_backward(metrics, backward, is_applied)
-
-
-def _all_finite(tree: PyTree[Float[Array, "..."]]) -> Bool[Array, ""]:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(finite))
-
-
-def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    def select(new, old):
-        return jnp.where(condition, new, old) if eqx.is_array(old) else old
-
-    return jax.tree.map(select, new, old)
 
 
 def _spread(tree: Any, sharding: NamedSharding | None) -> Any:

@@ -225,6 +225,8 @@ def test_statistics_of_diffrax_own_backsolve_are_refused():
 def test_settings_have_the_defaults_of_odeint():
     parameters = inspect.signature(jaxode.odeint).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    # What is asked of the solution besides the state is no setting.
+    assert (defaults.pop("cost"), defaults.pop("dense")) == (None, False)
     assert defaults == jaxode.SolveSettings().to_dict()
 
 

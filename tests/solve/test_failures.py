@@ -195,3 +195,26 @@ def test_one_failing_sample_leaves_the_others_alone():
 def test_result_of_a_solve_that_went_well():
     sol = solve(decay, jnp.ones(2), UNIT)
     assert sol.result == RESULTS.successful and sol.stats.success
+
+
+# What rules the steps
+
+
+def test_component_that_rules_the_step_is_named():
+    field = lambda t, y, args: {"slow": -y["slow"], "fast": jnp.cos(40 * t) * y["fast"]}
+    y0 = {"slow": jnp.ones(2), "fast": jnp.array([0.0, 1.0, 0.0])}
+    match = (
+        r"It tried 9 steps and threw \d of them away. In .* allow, in y0\['fast'\]\[1\]"
+    )
+    with pytest.raises(jaxode.SolveError, match=match):
+        jaxode.odeint(field, y0, [0.0, 3.0], max_steps=9, rtol=1e-6)
+
+
+def test_stiffness_is_told_from_accuracy():
+    rates = jnp.array([1.0, 1e4])
+    field = lambda t, y, args: -rates * (y - jnp.cos(t))
+    with pytest.raises(jaxode.SolveError, match="rate .* 1e.04 .* is stiff"):
+        jaxode.odeint(field, jnp.ones(2), [0.0, 9.0], max_steps=200)
+    with pytest.raises(jaxode.SolveError) as caught:
+        jaxode.odeint(swinging, jnp.ones(2), [0.0, 9.0], max_steps=20, rtol=1e-6)
+    assert "fastest rate" not in str(caught.value)
