@@ -136,6 +136,7 @@ PARABOLAS = {
     "touches": ((0.25, -1, 2), []),
     "turns_back_before": ((0.3, -1.2, 2.5), []),
     "twice": ((-0.15, 1.0, -2), [(0.5 - 0.1**0.5, 1), (0.5 + 0.1**0.5, -1)]),
+    "twice_in_a_step": ((-0.0675, 0.6, -2), [(0.15, 1), (0.45, -1)]),
     "nowhere": ((0.5, 0, 0), []),
 }
 
@@ -143,7 +144,7 @@ PARABOLAS = {
 @pytest.mark.parametrize("dt0", some_slow([0.25, 1.0], 1.0))
 @pytest.mark.parametrize("direction", some_slow([None, 1, -1], None))
 def test_crossings_count_and_contacts_do_not(x64, dt0, direction):
-    """With one step from start to end, everything happens in the first and last one."""
+    """With `dt0=1` there is one step to each time: all happens in the first or last."""
     problems = jnp.array([problem for problem, _ in PARABOLAS.values()], float)
     ts = jnp.array([0.0, 0.6, 1.0])
 
@@ -193,7 +194,8 @@ falls_through = lambda i, level: lambda t, y, w: y[i] - level
 def test_first_of_several_events_wins(x64, dtype):
     """A point on a circle, from 24 angles, each solved with steps of its own."""
     angles = jnp.linspace(0.1, 6.1, 24, dtype=dtype)
-    events = [falls_through(0, 0.5), falls_through(0, 0.5), falls_through(1, -0.7)]
+    twice = lambda t, y, w: 2 * y[0] - 1.0
+    events = [falls_through(0, 0.5), twice, falls_through(1, -0.7)]
     directions = [-1, None, 1]
     settings = TIGHT if dtype == jnp.float64 else dict(rtol=1e-5, throw=False)
 
@@ -231,20 +233,24 @@ def test_events_with_an_exact_tie_give_the_first_named(x64):
 
 
 def test_step_is_located_and_not_its_interpolant(x64):
-    """Bosh3's interpolant is off by 3e-4 in these steps, its state by 2e-5."""
-    event = falls_through(0, 0.0)
-    hit = jaxode.odeint_event(
-        rotation,
-        jnp.array([1.0, 0.0]),
-        [0.0, 6.0],
-        event,
-        1.0,
-        solver=diffrax.Bosh3(),
-        rtol=1e-3,
-        throw=False,
-    )
-    # The event is at the state that the second solve ends with.
-    assert abs(event(hit.t, hit.y, 1.0)) < 1e-14
+    """A solve that ends at the event's time finds the event there.
+
+    The interpolant of these long steps is off by far more than the last bits.
+    """
+    event = lambda t, y, w: jnp.sin(3 * y[0]) + 0.2 * y[1]
+    y0 = jnp.array([1.0, 0.0])
+    solver: dict[str, Any] = dict(solver=diffrax.Bosh3(), rtol=1e-2, throw=False)
+
+    @quick_jit
+    def find():
+        hit = jaxode.odeint_event(rotation, y0, [0.0, 6.0], event, 1.0, **solver)
+        to_it = jnp.stack([jnp.zeros_like(hit.t), hit.t])
+        return hit, jaxode.odeint(rotation, y0, to_it, 1.0, **solver).ys[-1]
+
+    hit, y = find()
+    # Observed 1e-16.
+    assert abs(event(hit.t, y, 1.0)) < 1e-13
+    np.testing.assert_allclose(hit.y, y, atol=1e-13)
 
 
 # In every setting
