@@ -31,7 +31,7 @@ class Config:
     default: the most accurate.
     fast: half the epochs, of half the field calls (solver bosh3, smaller batches).
     post: the recipe of the post."""
-    adjoint: AdjointName = "backsolve"
+    adjoint: AdjointName = "discrete"
     """How gradients are taken.
     discrete: through the steps that were taken, in memory that is bounded.
     backsolve: by a second solve, backwards in time.

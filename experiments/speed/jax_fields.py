@@ -124,7 +124,9 @@ def prepare(solve: Solve, problem: Problem) -> Prepared:
     try:
         value, bars = run()
     except (jaxode.SolveError, RuntimeError) as error:
-        failure = str(error).strip().splitlines()[0]
+        # The error of a callback has that of the solve in its last lines.
+        reason = str(error).strip().rpartition("SolveError: ")[2]
+        failure = reason.splitlines()[0]
         return Prepared(None, None, None, None, [], failure, seconds)
     first_call_s = time.perf_counter() - start
     memory = value_and_grad.lower(y0, p).compile().memory_analysis()
