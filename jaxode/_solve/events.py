@@ -126,6 +126,8 @@ def odeint_event(
     options = SolveSettings().replace(**settings)
     y0 = check_state(y0)
     ts = check_times(ts, y0, options.throw)
+    # A time that all parts of a mesh share would get the sum of their derivatives.
+    y0, ts = varying_like((y0, ts), field, y0, ts, args)
 
     # Where it ends, as a constant.
     given = in_force()

@@ -8,7 +8,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._steps.lanes import varying_like
 from .crossing import locate
 from .diffrax_calls import forward_calls
 from .event_functions import Event, values_of
@@ -79,8 +78,6 @@ def find_event(
         settings: How.
         directions: As `check_directions` returns them.
     """
-    # A time that all parts of a mesh share would get the sum of their derivatives.
-    y0, ts, args = varying_like((y0, ts, args), field, events, y0, ts, args)
     setup = prepare(field, args, ts, settings.for_times(ts))
     direction = jnp.ones((), ts.dtype) if setup.direction is None else setup.direction
     values = lambda t, y: values_of(events, args, t * direction, y)
