@@ -33,6 +33,7 @@ from .event_functions import (
 )
 from .failures import counts_of
 from .find_event import find_event, FoundEvent
+from .jumps import beside, jumps_for
 from .odeint import odeint
 from .own_gradient import call_compiled
 from .probes import add_to_probe, in_force, without_probes
@@ -100,7 +101,8 @@ def odeint_event(
         args: Any pytree, handed to the field and to the events.
         direction: Which crossings count: 1 for upwards, -1 for downwards, in the course
             of the solve; `None` for both; or a list with one of these for each event.
-        **settings: The keyword arguments of `odeint`.
+        **settings: The keyword arguments of `odeint`, but for `cost` and `dense`: solve
+            once more, over times that end with `hit.t`.
 
     An event happens where its value changes sign. One that is zero at `ts[0]` has the
     sign that it moves to; one that touches zero and turns back does not happen; one
@@ -145,8 +147,8 @@ def odeint_event(
 
     # The solve up to there, which ends with a row of its own.
     fixed_ts = _constant(ts)
-    sign = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1).astype(ts.dtype)
-    is_after = sign * (fixed_ts - tau) > 0
+    along = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1)
+    is_after = along.astype(ts.dtype) * (fixed_ts - tau) > 0
     times = jnp.append(jnp.where(is_after, tau, ts), tau)
     solution = odeint(field, y0, times, args, **settings)
     rows = solution.ys
@@ -156,7 +158,9 @@ def odeint_event(
     # The event, differentiable.
     at_tau = jax.tree.map(lambda row: row[-1], rows)
     with without_probes():
-        t, y = _event_at(found, at_tau, field, args, events)
+        jumps = jumps_for(_constant(options.jumps), fixed_ts, throw=False)
+        before = beside(field, jumps, -along)
+        t, y = _event_at(found, at_tau, before, args, events)
     t = jnp.where(found.happened, t, ts[-1])
     y = jax.tree.map(lambda y, rows: jnp.where(found.happened, y, rows[-2]), y, rows)
     ys = jax.tree.map(

@@ -300,6 +300,28 @@ def test_every_solver_finds_and_differentiates(x64, name, sign):
     assert relative_error((by_y0, by_speed), expected) < 1e-5
 
 
+def test_an_event_may_lie_beside_a_jump_of_the_field(x64):
+    """The slope is 1 before t = 1 and 3 after it: levels before, at and after it."""
+    kink = lambda t, y, level: jnp.where(t < 1, 1.0, 3.0) + 0 * y
+    event = lambda t, y, level: y - level
+
+    def find(level):
+        hit = jaxode.odeint_event(
+            kink, 0.0, [0.0, 2.0], event, level, jumps=[1.0], throw=False
+        )
+        return hit.t, hit
+
+    levels = jnp.array([0.5, 1.0, 2.5])
+    gradient = jax.value_and_grad(find, has_aux=True)
+    (t, hit), slopes = quick_jit(jax.vmap(gradient))(levels)
+    assert np.all(hit.happened) and np.all(hit.stats.success)
+    # Observed 7e-16.
+    np.testing.assert_allclose(t, [0.5, 1.0, 1.5], rtol=1e-14)
+    np.testing.assert_allclose(slopes[jnp.array([0, 2])], [1, 1 / 3], rtol=1e-14)
+    # At the jump, either side's.
+    assert min(abs(slopes[1] - 1), abs(slopes[1] - 1 / 3)) < 1e-14
+
+
 def test_states_may_be_trees_and_complex(x64):
     """A point that turns in the plane of complex numbers, beside one that decays."""
     field = lambda t, y, w: {"z": 1j * w.astype(complex) * y["z"], "r": (-y["r"][0],)}
