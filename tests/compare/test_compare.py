@@ -148,6 +148,7 @@ def test_rotation_is_reconstructed_and_contraction_is_not():
     assert found.cells[0].reconstruction_error > 1
 
 
+@pytest.mark.slow
 def test_reference_is_in_double_precision_and_leaves_single_precision_alone():
     comparison = slowly_decaying()
     exact = (0.6 + 0.3 * 0.8) * np.exp(-3.0)
