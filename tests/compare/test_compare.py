@@ -159,6 +159,7 @@ def test_reference_is_in_double_precision_and_leaves_single_precision_alone():
     assert comparison.cells[0].gradient_error > 100 * comparison.reference.error
 
 
+@pytest.mark.slow
 def test_solver_without_error_estimate_is_a_cell_that_says_so():
     solvers = (diffrax.Euler(), HEUN)
     euler, heun = decay(solvers=solvers).cells
@@ -167,6 +168,7 @@ def test_solver_without_error_estimate_is_a_cell_that_says_so():
     assert (euler.solver, heun.solver) == ("Euler", "Heun")
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_a_cell_that_says_so():
     (cell,) = decay(rtols=(1e-6,), max_steps=5).cells
     assert cell.failure == "1 of 1 solves needed more than max_steps=5 steps"

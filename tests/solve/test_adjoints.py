@@ -117,7 +117,7 @@ def test_time_gradients_match_closed_form(x64, adjoint, reverse):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@each_adjoint("backsolve", "discrete")
+@each_adjoint("discrete")
 def test_single_precision_matches_closed_form(x64, adjoint, problem):
     actual = part(solver_of(adjoint)(1e-5, False, jnp.float32), problem)
     expected = part(exact(), problem)
@@ -126,7 +126,8 @@ def test_single_precision_matches_closed_form(x64, adjoint, problem):
     assert relative_error(actual, expected) < 2e-4
 
 
-@pytest.mark.parametrize("adjoint", some_slow(OBJECTS, "settings"))
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", OBJECTS)
 def test_adjoint_object_matches_closed_form(x64, adjoint):
     actual = solver_of(adjoint)(1e-10, True)
     # Observed at most 2e-9.
@@ -205,6 +206,7 @@ def test_backsolve_approaches_checkpoint_as_the_tolerance_shrinks(x64):
     assert 0.9 < slope(TOLERANCES, differences) < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", TOLERANCES)
 def test_direct_equals_checkpoint_at_every_tolerance(x64, tolerance):
     direct, checkpoint = solver_of("direct"), solver_of("checkpoint")
