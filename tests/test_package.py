@@ -123,7 +123,12 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
 def readme_examples() -> list[Any]:
     """Returns pytest parameters: the README's Python blocks, by line number."""
     blocks = python_blocks(read_document("README.md"))
-    return [pytest.param(block, id=f"line{line}") for line, block in blocks]
+    # The first takes a reader's first gradient; the others compile for longer.
+    marks = [(), *[pytest.mark.slow] * (len(blocks) - 1)]
+    return [
+        pytest.param(block, id=f"line{line}", marks=mark)
+        for (line, block), mark in zip(blocks, marks, strict=True)
+    ]
 
 
 def private_names(source: str) -> set[str]:

@@ -148,6 +148,7 @@ def test_rotation_is_reconstructed_and_contraction_is_not():
     assert found.cells[0].reconstruction_error > 1
 
 
+@pytest.mark.slow
 def test_reference_is_in_double_precision_and_leaves_single_precision_alone():
     comparison = slowly_decaying()
     exact = (0.6 + 0.3 * 0.8) * np.exp(-3.0)
@@ -158,6 +159,7 @@ def test_reference_is_in_double_precision_and_leaves_single_precision_alone():
     assert comparison.cells[0].gradient_error > 100 * comparison.reference.error
 
 
+@pytest.mark.slow
 def test_solver_without_error_estimate_is_a_cell_that_says_so():
     solvers = (diffrax.Euler(), HEUN)
     euler, heun = decay(solvers=solvers).cells
@@ -166,6 +168,7 @@ def test_solver_without_error_estimate_is_a_cell_that_says_so():
     assert (euler.solver, heun.solver) == ("Euler", "Heun")
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_a_cell_that_says_so():
     (cell,) = decay(rtols=(1e-6,), max_steps=5).cells
     assert cell.failure == "1 of 1 solves needed more than max_steps=5 steps"

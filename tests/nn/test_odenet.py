@@ -142,6 +142,7 @@ def test_plain_and_fast_model_agree(getkey):
     assert relative_error(fast[1], plain[1]) < 1e-3
 
 
+@pytest.mark.slow
 def test_plain_and_fast_model_agree_in_double_precision(x64, getkey):
     key = getkey()
     # Two stages compile in a third of the time that seven take.

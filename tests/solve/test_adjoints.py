@@ -25,6 +25,9 @@ from jaxode._solve.adjoints import resolve_adjoint, with_checkpoints
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
 TOLERANCES = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
 
+# `direct` is Diffrax's loop like `checkpoint`, and takes longer to compile.
+USUAL = "discrete", "backsolve", "checkpoint"
+
 # Beside the names. `jaxode.Backsolve` repeats what the second one does.
 OBJECTS = {
     "settings": jaxode.Backsolve(solver=diffrax.Tsit5(), seminorm=True),
@@ -84,7 +87,7 @@ def part(result: Any, problem: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @REVERSE
-@each_adjoint()
+@each_adjoint(*USUAL)
 def test_values_match_closed_form(x64, adjoint, reverse, problem):
     actual, _ = part(solver_of(adjoint)(1e-10, reverse), problem)
     expected, _ = part(exact(reverse), problem)
@@ -94,7 +97,7 @@ def test_values_match_closed_form(x64, adjoint, reverse, problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @REVERSE
-@each_adjoint()
+@each_adjoint(*USUAL)
 def test_gradients_match_closed_form(x64, adjoint, reverse, problem):
     _, actual = part(solver_of(adjoint)(1e-10, reverse), problem)
     _, expected = part(exact(reverse), problem)
@@ -103,7 +106,7 @@ def test_gradients_match_closed_form(x64, adjoint, reverse, problem):
 
 
 @REVERSE
-@each_adjoint()
+@each_adjoint(*USUAL)
 def test_time_gradients_match_closed_form(x64, adjoint, reverse):
     (*_, actual, _), (*_, expected, _) = (
         solver_of(adjoint)(1e-10, reverse)[1],
@@ -114,7 +117,7 @@ def test_time_gradients_match_closed_form(x64, adjoint, reverse):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@each_adjoint("backsolve", "discrete")
+@each_adjoint("discrete")
 def test_single_precision_matches_closed_form(x64, adjoint, problem):
     actual = part(solver_of(adjoint)(1e-5, False, jnp.float32), problem)
     expected = part(exact(), problem)
@@ -123,7 +126,8 @@ def test_single_precision_matches_closed_form(x64, adjoint, problem):
     assert relative_error(actual, expected) < 2e-4
 
 
-@pytest.mark.parametrize("adjoint", some_slow(OBJECTS, "settings"))
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", OBJECTS)
 def test_adjoint_object_matches_closed_form(x64, adjoint):
     actual = solver_of(adjoint)(1e-10, True)
     # Observed at most 2e-9.
@@ -182,7 +186,7 @@ def test_memory_for_checkpoints_is_bounded_for_a_large_state():
     assert states < 60
 
 
-@each_adjoint()
+@each_adjoint(*USUAL)
 def test_gradient_error_falls_in_proportion_to_the_tolerance(x64, adjoint):
     errors = [
         relative_error(solver_of(adjoint)(tolerance)[1], exact()[1])
@@ -202,6 +206,7 @@ def test_backsolve_approaches_checkpoint_as_the_tolerance_shrinks(x64):
     assert 0.9 < slope(TOLERANCES, differences) < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", TOLERANCES)
 def test_direct_equals_checkpoint_at_every_tolerance(x64, tolerance):
     direct, checkpoint = solver_of("direct"), solver_of("checkpoint")

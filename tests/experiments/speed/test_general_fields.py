@@ -130,6 +130,7 @@ def test_contestants_take_turns_once_they_are_warm_without_those_that_failed():
     assert log == ["a 1", "c 1", "a 1", "c 1", "a 4", "c 2", "a 4", "c 2"]
 
 
+@pytest.mark.slow
 def test_further_adjoints_are_further_rows():
     solves = contestants(["backsolve", "direct"])
     added = solves.keys() - contestants([]).keys()
