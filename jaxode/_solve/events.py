@@ -87,8 +87,9 @@ def odeint_event(
     `args`, `ts`, and the arrays inside `field` and `event`. A second derivative raises
     an error.
 
-    The equation is solved twice, to find the event and then up to it, so the forward
-    work is about twice that of `odeint`; that of a gradient is the same.
+    The equation is solved twice, to find the event and then up to it, and a few steps
+    are taken to locate it: forwards two to three times the work of `odeint`, more where
+    the steps are few. The way back costs the same.
 
     Args:
         field: Vector field, as in `odeint`.
