@@ -18,8 +18,9 @@ from ._solve.probes import value_and_grad_with_stats as value_and_grad_with_stat
 from ._solve.ragged import pad_times as pad_times, union_times as union_times
 from ._solve.settings import SolveSettings as SolveSettings
 from ._solve.stats import SolveCounts as SolveCounts, SolveStats as SolveStats
+from ._steps.classical import RK4 as RK4, RK38 as RK38
 from ._steps.controller import InitialStep as InitialStep
-from ._steps.runge_kutta import RK4 as RK4, RK38 as RK38, Unrolled as Unrolled
+from ._steps.runge_kutta import Unrolled as Unrolled
 
 
 __version__ = importlib.metadata.version("jaxode")

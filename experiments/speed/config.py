@@ -8,6 +8,7 @@ from typing import Literal
 from console.command_line import InputError
 
 
+# Written out, since importing the library imports JAX; a test holds it to that one's.
 ADJOINTS = "discrete", "backsolve", "checkpoint", "direct"
 
 

@@ -59,6 +59,12 @@ def precision(y0: PyTree[Array]) -> jnp.dtype:
     return jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
 
 
+def as_constant(tree: PyTree) -> PyTree:
+    """The same, as a constant to whatever differentiates it."""
+    constant = lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x
+    return jax.tree.map(constant, tree)
+
+
 def check_times(ts: Any, y0: PyTree[Array], throw: bool) -> Array:
     """`ts` as an array of the state's real precision.
 

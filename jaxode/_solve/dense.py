@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._steps.carried import Carried
-from .arguments import is_concrete
+from .arguments import as_constant, is_concrete
 from .control import can_jump
-from .jumps import beside
+from .jumps import either_side
 from .loop import run
 from .record import Room
 from .settings import SolveSettings
@@ -81,9 +81,7 @@ def knots_of(
             "dense=True keeps a state for each of max_steps, and max_steps is None; "
             "pass a bound such as max_steps=256."
         )
-    constant = lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x
-    problem = jax.tree.map(constant, (field, y0, args, settings))
-    ends, calls = _step_ends(problem, ts)
+    ends, calls = _step_ends(as_constant((field, y0, args, settings)), ts)
     both = jnp.concatenate([ts, ends])
     order = jnp.argsort(jnp.where(ts[-1] >= ts[0], both, -both), stable=True)
     asked, later = jnp.split(jnp.argsort(order), [len(ts)])
@@ -142,8 +140,8 @@ class Dense(eqx.Module):
         times = jnp.ravel(t)
         ys = jax.vmap(self._at)(jax.lax.stop_gradient(times))
         field, args, settings = self._problem()
-        sign = jnp.where(self.knots[-1] >= self.knots[0], -1, 1)
-        ys = reads_at(ys, times, beside(field, settings.jumps, sign), args)
+        _, arriving = either_side(field, settings.jumps, self.knots)
+        ys = reads_at(ys, times, arriving, args)
         ys = ys.y if isinstance(ys, Carried) else ys
         return jax.tree.map(lambda y: jnp.reshape(y, t.shape + y.shape[1:]), ys)
 

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._steps.carried import controlled
+from .arguments import as_constant
 from .integrate import Integral
 from .settings import SolveSettings
 from .setup import prepare
@@ -35,8 +36,7 @@ def diagnosis(
         solve: It, failed.
         settings: As `SolveSettings.for_times` returns them.
     """
-    constant = lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x
-    problem = jax.tree.map(constant, (field, args, ts, solve, settings))
+    problem = as_constant((field, args, ts, solve, settings))
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(problem)):
         return ""
     length = float(problem[3].stats.last_step)

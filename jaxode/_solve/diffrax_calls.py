@@ -6,7 +6,8 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .._steps.runge_kutta import RK4, RK38, Unrolled
+from .._steps.classical import RK4, RK38
+from .._steps.runge_kutta import Unrolled
 
 
 def forward_calls(

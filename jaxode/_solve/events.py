@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._steps.lanes import varying_like
-from .arguments import check_state, check_times
+from .arguments import as_constant, check_state, check_times
 from .closures import captured_arrays, VectorField
 from .event_functions import (
     check_directions,
@@ -33,7 +33,7 @@ from .event_functions import (
 )
 from .failures import counts_of
 from .find_event import find_event, FoundEvent
-from .jumps import beside, jumps_for
+from .jumps import either_side, jumps_for
 from .odeint import odeint
 from .own_gradient import call_compiled
 from .probes import add_to_probe, in_force, without_probes
@@ -134,22 +134,17 @@ def odeint_event(
 
     # Where it ends, as a constant.
     given = in_force()
+    options = options.replace(**given.replacements)
     with without_probes():
         events = check_events(event, ts[0], y0, args)
         directions = check_directions(direction, len(events))
-        options = options.replace(**given.replacements)
-        closed, _ = captured_arrays(field, ts[0], y0, args)
-        constants = _constant((closed, events, y0, args, ts, options))
-        found = call_compiled(find_event, *constants, directions)
-    first = found.solve
-    if options.throw:
-        found = found.checked(options.max_steps)
-    tau = found.t
+        found = _found(field, events, y0, args, ts, options, directions)
+    first, tau = found.solve, found.t
 
     # The solve up to there, which ends with a row of its own.
-    fixed_ts = _constant(ts)
-    along = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1)
-    is_after = along.astype(ts.dtype) * (fixed_ts - tau) > 0
+    fixed_ts = as_constant(ts)
+    falls = fixed_ts[-1] < fixed_ts[0]
+    is_after = jnp.where(falls, fixed_ts < tau, fixed_ts > tau)
     times = jnp.append(jnp.where(is_after, tau, ts), tau)
     solution = odeint(field, y0, times, args, **settings)
     rows = solution.ys
@@ -159,9 +154,9 @@ def odeint_event(
     # The event, differentiable.
     at_tau = jax.tree.map(lambda row: row[-1], rows)
     with without_probes():
-        jumps = jumps_for(_constant(options.jumps), fixed_ts, throw=False)
-        before = beside(field, jumps, -along)
-        t, y = _event_at(found, at_tau, before, args, events)
+        jumps = jumps_for(as_constant(options.jumps), fixed_ts, throw=False)
+        _, arriving = either_side(field, jumps, fixed_ts)
+        t, y = _event_at(found, at_tau, arriving, args, events)
     t = jnp.where(found.happened, t, ts[-1])
     y = jax.tree.map(lambda y, rows: jnp.where(found.happened, y, rows[-2]), y, rows)
     ys = jax.tree.map(
@@ -182,10 +177,20 @@ def odeint_event(
     )
 
 
-def _constant(tree: PyTree) -> PyTree:
-    """The same as a constant, to whatever differentiates it."""
-    constant = lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x
-    return jax.tree.map(constant, tree)
+def _found(
+    field: Any,
+    events: tuple[Event, ...],
+    y0: PyTree[Array],
+    args: PyTree,
+    ts: Float[Array, " time"],
+    settings: SolveSettings,
+    directions: tuple[int, ...],
+) -> FoundEvent:
+    """`find_event` with nothing that is differentiated, checked if `throw` asks."""
+    closed, _ = captured_arrays(field, ts[0], y0, args)
+    constants = as_constant((closed, events, y0, args, ts, settings))
+    found = call_compiled(find_event, *constants, directions)
+    return found.checked(settings.max_steps) if settings.throw else found
 
 
 def _leading(mask: Array, y: Array) -> Array:
@@ -223,10 +228,10 @@ def _event_at(
     """Time and state of the event that was found, given the state at that time."""
     tau, y = varying_like((found.t, y), found.t, y, events, args)
     g = values_of(events, args, tau, y)[found.which]
-    fixed, args = _constant((y, args))
-    f = _constant(field(tau, fixed, args))
+    fixed, args = as_constant((y, args))
+    f = as_constant(field(tau, fixed, args))
     values = lambda t, y: values_of(events, args, t, y)
-    _, slopes = _constant(total_derivatives(values, tau, fixed, f))
+    _, slopes = as_constant(total_derivatives(values, tau, fixed, f))
     # Without a slope the time has no derivative; nor has it where there is no event.
     slope = slopes[found.which]
     is_useful = found.happened & (slope != 0)

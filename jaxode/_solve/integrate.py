@@ -1,5 +1,6 @@
 """The one caller of `diffrax.diffeqsolve`."""
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -81,6 +82,43 @@ def _first_stage(
     return FirstStage(direction * ts[0], term.vf(ts[0], y0, args))
 
 
+def _stats(
+    settings: SolveSettings,
+    counts: dict[str, Any],
+    history: StepHistory,
+    is_shared: bool,
+) -> SolveStats:
+    """What a solve took, success supposed.
+
+    Args:
+        settings: Its settings.
+        counts: Diffrax's, which are of steps.
+        history: The controller's, which gives the rest.
+        is_shared: Whether the first step uses the field call of Hairer's rule.
+    """
+    num_steps, accepted, rejected = (
+        jnp.asarray(counts[name], jnp.int32)
+        for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
+    )
+    nfe = forward_calls(
+        settings.solver,
+        num_steps,
+        history.rejected_at_start,
+        history.after_jump,
+        history.after_move,
+    )
+    if nfe is not None and settings.controller is not None and settings.dt0 is None:
+        nfe = nfe + (1 if is_shared else 2)
+    return SolveStats(
+        nfe=nfe,
+        num_steps=num_steps,
+        num_accepted_steps=accepted,
+        num_rejected_steps=rejected,
+        last_step=history.last_step,
+        success=jnp.array(True),
+    )
+
+
 def integrate(
     field: Any,
     y0: PyTree[Array],
@@ -130,32 +168,11 @@ def integrate(
     finite = jnp.all(jnp.isfinite(ts))
     result = results.where(finite, solution.result, results.internal_error)
 
-    # What it took. Diffrax counts steps; the controller's history gives the rest.
+    # What it took, and where it got to.
     history = jax.lax.stop_gradient(solution.controller_state)
     assert isinstance(history, StepHistory)
-    num_steps, accepted, rejected = (
-        jnp.asarray(solution.stats[name], jnp.int32)
-        for name in ("num_steps", "num_accepted_steps", "num_rejected_steps")
-    )
-    nfe = forward_calls(
-        settings.solver,
-        num_steps,
-        history.rejected_at_start,
-        history.after_jump,
-        history.after_move,
-    )
-    if nfe is not None and settings.controller is not None and settings.dt0 is None:
-        nfe = nfe + (1 if f0 is not None else 2)
-    stats = SolveStats(
-        nfe=nfe,
-        num_steps=num_steps,
-        num_accepted_steps=accepted,
-        num_rejected_steps=rejected,
-        last_step=history.last_step,
-        success=result == results.successful,
-    )
-
-    # Where it got to.
+    stats = _stats(settings, solution.stats, history, f0 is not None)
+    stats = dataclasses.replace(stats, success=result == results.successful)
     assert solution.ts is not None
     t_reached, ys = _fill_unreached(solution.ts, solution.ys)
     return Integral(

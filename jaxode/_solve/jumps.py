@@ -110,6 +110,14 @@ def void_if_unknown(
     return jnp.where(jnp.any(jnp.isnan(jumps)), jnp.nan, ts)
 
 
-def beside(field: Any, jumps: Float[Array, " jump"] | None, side: Array) -> Any:
-    """The field where it has two values: just before (-1) or after (1) a jump."""
-    return field if jumps is None else OneSided(field, jumps, side)
+def either_side(
+    field: Any, jumps: Float[Array, " jump"] | None, ts: Float[Array, " time"]
+) -> tuple[Any, Any]:
+    """The field as a solve leaves a time, and as it arrives there.
+
+    The two differ at a jump, by what the field is just after it and just before.
+    """
+    if jumps is None:
+        return field, field
+    along = jnp.where(ts[-1] >= ts[0], 1, -1)
+    return OneSided(field, jumps, along), OneSided(field, jumps, -along)

@@ -13,7 +13,7 @@ from .._steps.controller import InitialStep, StepHistory
 from .._steps.lanes import varying_like
 from .._steps.runge_kutta import Unrolled
 from .record import Record, Room
-from .setup import Setup
+from .setup import numbers_as_arrays, Setup
 from .watch import Watched
 
 
@@ -68,11 +68,7 @@ def first_state(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
     t1 = jnp.minimum(t1, t_end)
     if solver_state is None:
         solver_state = solver.init(term, t0, t1, y0, args)
-    # Python numbers among them may become arrays from the first step on.
-    solver_state, controller_state = jax.tree.map(
-        lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x,
-        (solver_state, controller_state),
-    )
+    solver_state, controller_state = numbers_as_arrays((solver_state, controller_state))
     rows = len(ts) - 2
     zero = jnp.zeros((), jnp.int32)
     results = diffrax.RESULTS

@@ -19,7 +19,7 @@ from .diagnosis import diagnosis
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
-from .jumps import beside, void_if_unknown
+from .jumps import either_side, void_if_unknown
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
 from .stats import SolveCounts, SolveStats
@@ -175,11 +175,9 @@ def _solve(
 
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
-    fixed_ts = jax.lax.stop_gradient(ts)
-    jumps = settings.jumps
-    fixed_ts = void_if_unknown(fixed_ts, jumps)
-    along = jnp.where(fixed_ts[-1] >= fixed_ts[0], 1, -1)
-    y_start = starts_at(y0, ts[0], beside(field, jumps, along), args)
+    fixed_ts = void_if_unknown(jax.lax.stop_gradient(ts), settings.jumps)
+    leaving, arriving = either_side(field, settings.jumps, fixed_ts)
+    y_start = starts_at(y0, ts[0], leaving, args)
     knots = knots_of(field, y0, args, fixed_ts, settings) if dense else None
     if knots is not None:
         fixed_ts = knots.merged_ts
@@ -205,7 +203,7 @@ def _solve(
         own = (field, args, settings)
         ys, between = knots.taken_from(y_start, ys, solve.t_reached, own)
         stats = knots.counted_in(stats)
-    ys = reads_at(ys, ts[1:], beside(field, jumps, -along), args)
+    ys = reads_at(ys, ts[1:], arriving, args)
     ys = jax.tree.map(lambda y, rows: jnp.concatenate([y[None], rows]), y0, ys)
     ys, costs = (ys.y, ys.sums) if isinstance(ys, Carried) else (ys, None)
     return Solution(ts, ys, stats, solve.result, costs, between)

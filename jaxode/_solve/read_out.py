@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._steps.classical import RK4, RK38
 from .._steps.lanes import any_lane, choose, varying_like
-from .._steps.runge_kutta import RK4, RK38, Unrolled
+from .._steps.runge_kutta import Unrolled
 from .setup import Setup
 
 

@@ -100,6 +100,11 @@ def prepare(
     )
 
 
+def numbers_as_arrays(tree: PyTree) -> PyTree:
+    """Python numbers as arrays, as a loop carries them."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, tree)
+
+
 def made_jump_of(made_jump: Array | None) -> Any:
     """What solvers are told: `False` at trace time where no step starts at a jump."""
     return False if made_jump is None else made_jump

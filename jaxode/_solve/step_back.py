@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from .._steps.runge_kutta import Unrolled
 from .own_gradient import Problem
 from .read_out import pull_reads, Step
-from .setup import made_jump_of, prepare, Setup
+from .setup import made_jump_of, numbers_as_arrays, prepare, Setup
 
 
 class Cotangents(NamedTuple):
@@ -77,10 +77,7 @@ class Steps:
             return solver.repeat(term, t0, t1, y, args, state, made_jump_of(made_jump))
         y1, after, _ = self._step(self.parameters, times, at)
         # Diffrax's own solvers say `False` where a row holds an array.
-        after = jax.tree.map(
-            lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, after
-        )
-        return y1, eqx.filter(after, eqx.is_array)
+        return y1, eqx.filter(numbers_as_arrays(after), eqx.is_array)
 
     def pull(
         self,

@@ -1,6 +1,5 @@
 """Whether XLA could compute a function's result anew inside each of its readers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from jax.extend.core import Jaxpr, Literal, Var
@@ -48,17 +47,18 @@ def _reached(program: Jaxpr, inputs: list[bool]) -> list[bool]:
         ):
             continue
         out = [True] * len(operation.outvars)
-        for part in _called(operation, len(given)):
+        part = _called(operation, len(given))
+        if part is not None:
             out = _reached(part, given)
         reached |= {var for var, yes in zip(operation.outvars, out, strict=True) if yes}
     return [is_reached(x) for x in program.outvars]
 
 
-def _called(operation: Any, num_inputs: int) -> Iterator[Jaxpr]:
+def _called(operation: Any, num_inputs: int) -> Jaxpr | None:
     """The function that an operation calls with all its inputs, if it does."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         part = operation.params.get(name)
         part = getattr(part, "jaxpr", part)
         if part is not None and len(part.invars) == num_inputs:
-            yield part
-            return
+            return part
+    return None

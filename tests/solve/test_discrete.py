@@ -69,7 +69,8 @@ def test_what_a_solver_keeps_is_found_again_past_the_bound(x64, keeper):
     whole, expected = gradients(problem, "discrete", **settings)
     _, actual = gradients(problem, jaxode.Discrete(rows=2), **settings)
     assert whole.stats.num_accepted_steps > 4
-    assert relative_error(actual, expected) < 1e-13
+    # Observed 0: the same steps in the same arithmetic.
+    assert relative_error(actual, expected) < 1e-15
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import pytest
 import benchmark
 import jaxode
 from console.command_line import InputError
+from jaxode._solve.adjoints import ADJOINTS as LIBRARYS
 from speed import serve
-from speed.config import check, Config, problem_names
+from speed.config import ADJOINTS, check, Config, problem_names
 from speed.field_report import read_report
 from speed.fields import gradient_errors, take_turns
 from speed.jax_fields import (
@@ -128,6 +129,10 @@ def test_contestants_take_turns_once_they_are_warm_without_those_that_failed():
     times = take_turns(ready, rounds=2, seconds=1.0)
     assert times == {"a": [0.4, 0.1], "c": [0.6, 0.7]}
     assert log == ["a 1", "c 1", "a 1", "c 1", "a 4", "c 2", "a 4", "c 2"]
+
+
+def test_further_adjoints_are_those_of_the_library():
+    assert tuple(LIBRARYS) == ADJOINTS
 
 
 @pytest.mark.slow
