@@ -138,6 +138,7 @@ def test_consistency_is_what_the_adjoint_alone_is_off_by():
     assert 0.6 < slope(RTOLS, column("consistency", "backsolve")) < 1.2
 
 
+@pytest.mark.slow
 def test_rotation_is_reconstructed_and_contraction_is_not():
     rotating = cell_of("backsolve", 1e-3).reconstruction_error
     fast = {"rate": jnp.asarray(8.0)}
@@ -175,6 +176,7 @@ def test_too_few_steps_are_a_cell_that_says_so():
     assert cell.gradient_error is None and cell.seconds is None
 
 
+@pytest.mark.slow
 def test_nan_of_the_field_is_a_cell_that_says_so():
     broken = lambda t, y, args: -args["rate"] * jnp.where(t > 1, jnp.nan, y)
     comparison = decay(field=broken)

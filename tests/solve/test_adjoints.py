@@ -25,8 +25,8 @@ from jaxode._solve.adjoints import resolve_adjoint, with_checkpoints
 REVERSE = pytest.mark.parametrize("reverse", [False, True], ids=["up", "down"])
 TOLERANCES = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
 
-# `direct` is Diffrax's loop like `checkpoint`, and takes longer to compile.
-USUAL = "discrete", "backsolve", "checkpoint"
+# The others are Diffrax's own, and take longer to compile.
+USUAL = "discrete", "backsolve"
 
 # Beside the names. `jaxode.Backsolve` repeats what the second one does.
 OBJECTS = {

@@ -84,7 +84,8 @@ def test_unrolled_takes_the_steps_of_its_solver(x64, solver):
     assert relative_error(ours, expected) < 1e-14
 
 
-@pytest.mark.parametrize("adjoint", some_slow(ADJOINTS, "backsolve"))
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_unrolled_has_the_gradients_of_its_solver(x64, adjoint):
     def run(solver, arguments):
         field, y0, ts, args = arguments
