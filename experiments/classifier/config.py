@@ -42,7 +42,8 @@ class Config:
     auto: MNIST if it is here or can be downloaded, else digits, with a notice.
     digits: the 1,797 small ones that come with scikit-learn."""
     data_dir: Path | None = None
-    """Folder with the four original files of the data set; only read."""
+    """Folder with the four original files of the data set; only read. MNIST's may be
+    unpacked, and in torchvision's MNIST/raw."""
     epochs: int = 8
     """Passes over the training set."""
     batch_size: int = 64

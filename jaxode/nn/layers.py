@@ -115,7 +115,7 @@ def prepare_images(
 
     Raises:
         TypeError: for images that are neither uint8 nor floating.
-        ValueError: for a shape other than `(batch, 28, 28, 1)`.
+        ValueError: for a shape other than `(batch, 28, 28, 1)`, and an empty batch.
     """
     expected = (IMAGE_SIZE, IMAGE_SIZE, 1)
     if images.shape[1:] != expected:
@@ -129,6 +129,10 @@ def prepare_images(
         raise ValueError(
             f"images have shape {images.shape}; the model takes "
             f"(batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 1){hint}."
+        )
+    if images.shape[0] == 0:
+        raise ValueError(
+            f"images have shape {images.shape}, a batch of none; pass at least one."
         )
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(dtype) / 127.5 - 1
