@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, Num, PyTree
 
 from .._solve.probes import value_and_grad_with_stats
-from .batches import random_shift
+from .batches import random_crop, random_shift
 from .metrics import add_backward, loss_and_metrics, Metrics
 from .skip import all_finite, new_if
 
@@ -102,6 +102,7 @@ def train_steps(
     *,
     optimiser: optax.GradientTransformation,
     max_shift: int = 0,
+    crop: int = 0,
     sharding: NamedSharding | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Runs the steps `data.rows` of an epoch without visiting the host.
@@ -116,6 +117,9 @@ def train_steps(
         metrics: Sums so far, to be added to. Donated.
         optimiser: The transformation that `state` was created with.
         max_shift: Augmentation: images are moved by up to so many pixels. 0 is none.
+        crop: Augmentation: images get so many pixels of zeros on each side, and are cut
+            to their size again at random places. 0 is none. Zeros are the background
+            of uint8 images only.
         sharding: How to spread a batch over devices: a `PartitionSpec` of one mesh
             axis. `None` leaves everything on one device.
 
@@ -134,9 +138,11 @@ def train_steps(
         state = eqx.combine(arrays, static)
         batch = jax.lax.dynamic_index_in_dim(data.order, index, keepdims=False)
         images, labels = _spread((data.images[batch], data.labels[batch]), sharding)
+        key = jax.random.fold_in(data.key, state.step)
         if max_shift:
-            key = jax.random.fold_in(data.key, state.step)
             images = random_shift(key, images, max_shift)
+        if crop:
+            images = random_crop(jax.random.fold_in(key, 1), images, crop)
         state, step_metrics = _step(state, images, labels, optimiser)
         arrays = _replicate(eqx.filter(state, eqx.is_array), sharding)
         return index + 1, arrays, metrics.merge(step_metrics)
