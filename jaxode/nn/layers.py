@@ -22,11 +22,11 @@ class Conv(eqx.Module):
 
     Attributes:
         weight: Kernels, output channel first.
-        bias: Added to each output channel; `None` for a convolution without.
+        bias: Added to each output channel.
     """
 
     weight: Float[Array, "channel in_channel size size"]
-    bias: Float[Array, " channel"] | None
+    bias: Float[Array, " channel"]
 
     def __init__(
         self,
@@ -35,13 +35,24 @@ class Conv(eqx.Module):
         *,
         key: Key[Array, ""],
         size: int = 3,
-        bias: bool = True,
     ):
         """Draws both from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-        self.weight, drawn = uniform_pair(
+        self.weight, self.bias = uniform_pair(
             (channels, in_channels, size, size), size**2 * in_channels, key
         )
-        self.bias = drawn if bias else None
+
+
+class ConvWithoutBias(eqx.Module):
+    """Weights of a 3x3 convolution to which nothing is added.
+
+    Attributes:
+        weight: As in `Conv`.
+    """
+
+    weight: Float[Array, "channel in_channel 3 3"]
+
+    def __init__(self, in_channels: int, channels: int, *, key: Key[Array, ""]):
+        self.weight = Conv(in_channels, channels, key=key).weight
 
 
 class Norm(eqx.Module):
