@@ -1,6 +1,6 @@
 """Fields made of several layers, each written once for two layouts of the state."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from .shapes import MergedState, State
 from .solve_form import SolveForm
 
 
+@runtime_checkable
 class Layers(Protocol):
     """The layers that fields are made of, for one layout of the state."""
 
