@@ -86,6 +86,11 @@ class Stem(eqx.Module):
         self.conv = Conv(1, channels, key=key)
         self.norm = Norm(channels)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the state."""
+        return self.conv.bias.shape[0]
+
     def __call__(self, images: Images, *, plain: bool = False) -> State:
         """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`.
 
@@ -94,7 +99,7 @@ class Stem(eqx.Module):
             plain: As in `ConvField`.
         """
         x = prepare_images(images, self.conv.weight.dtype)
-        channels = self.conv.bias.shape[0]
+        channels = self.channels
         arrays = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
         if is_fast(channels, plain):
             return batch_first(kernels.stem(x, *arrays, groups=channels))

@@ -48,6 +48,11 @@ class PaperStem(eqx.Module):
         self.norm2 = Norm(channels)
         self.conv3 = Conv(channels, channels, key=keys[2], size=4)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the state."""
+        return self.conv1.bias.shape[0]
+
     def __call__(self, images: Images, *, plain: bool = False) -> State:
         """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 6, 6)`.
 
@@ -56,7 +61,7 @@ class PaperStem(eqx.Module):
             plain: As in `ConvField`.
         """
         x = prepare_images(images, self.conv1.weight.dtype, from_zero=True)
-        if is_fast(self.conv1.bias.shape[0], plain):
+        if is_fast(self.channels, plain):
             return batch_first(self._batch_last(x))
         x = jnp.transpose(x, (0, 3, 1, 2))
         x = kernels.conv_plain(x, self.conv1.weight, self.conv1.bias, "VALID")
