@@ -27,9 +27,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 
 # What each room may import from, besides itself. A room is a folder or a file.
-GROUND = {"_files", "_optional"}
+GROUND = {"_files", "_jax_versions", "_optional"}
 ROOMS = {
     "_files": set(),
+    "_jax_versions": set(),
     "_optional": set(),
     "_steps": GROUND,
     "_solve": GROUND | {"_steps"},
