@@ -240,8 +240,19 @@ def test_version_is_the_same_everywhere():
     citation = read_document("CITATION.cff")
     cited = re.findall(r"^version: (\S+)$", citation, re.MULTILINE)
     installed = importlib.metadata.version("jaxode")
-    found = [jaxode.__version__, installed, *cited]
-    assert found == [PROJECT["version"]] * 3, "install the package again?"
+    bibtex = re.findall(r"version = \{(\S+)\}", read_document("README.md"))
+    found = [jaxode.__version__, installed, *cited, *bibtex]
+    assert found == [PROJECT["version"]] * 4, "install the package again?"
+
+
+def test_newest_dated_entry_of_the_changelog_is_this_version():
+    entries = re.findall(
+        r"^## \[([\d.]+)\] - (\S+)$", read_document("CHANGELOG.md"), re.MULTILINE
+    )
+    [date] = re.findall(
+        r'^date-released: "(\S+)"$', read_document("CITATION.cff"), re.M
+    )
+    assert entries[0] == (PROJECT["version"], date)
 
 
 def test_licence_is_the_same_everywhere():
