@@ -1,4 +1,4 @@
-"""Prints the first Python program of a document. `readme_example.py README.md`"""
+"""Prints a document's first Python program: `readme_example.py README.md`."""
 
 import re
 import sys

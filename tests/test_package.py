@@ -246,12 +246,9 @@ def test_version_is_the_same_everywhere():
 
 
 def test_newest_dated_entry_of_the_changelog_is_this_version():
-    entries = re.findall(
-        r"^## \[([\d.]+)\] - (\S+)$", read_document("CHANGELOG.md"), re.MULTILINE
-    )
-    [date] = re.findall(
-        r'^date-released: "(\S+)"$', read_document("CITATION.cff"), re.M
-    )
+    changelog, citation = read_document("CHANGELOG.md"), read_document("CITATION.cff")
+    entries = re.findall(r"^## \[([\d.]+)\] - (\S+)$", changelog, re.MULTILINE)
+    [date] = re.findall(r'^date-released: "(\S+)"$', citation, re.MULTILINE)
     assert entries[0] == (PROJECT["version"], date)
 
 
