@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from .._jax_versions import as_varying, varies_over
 
 
 @custom_vmap
@@ -43,18 +44,13 @@ def varying_like(tree: PyTree, *sources: Any) -> PyTree:
     """
     axes: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(sources):
-        axes |= _varies_over(leaf)
+        if isinstance(leaf, jax.Array):
+            axes |= varies_over(leaf)
     if not axes:
         return tree
 
     def leaf(x):
-        missing = axes - _varies_over(x)
-        return lax.pcast(x, tuple(missing), to="varying") if missing else x
+        missing = axes - varies_over(x)
+        return as_varying(x, tuple(missing)) if missing else x
 
     return jax.tree.map(lambda x: leaf(x) if isinstance(x, jax.Array) else x, tree)
-
-
-def _varies_over(x: Any) -> frozenset[str]:
-    if not isinstance(x, jax.Array):
-        return frozenset()
-    return frozenset(jax.typeof(x).manual_axis_type.varying)

@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     Counting,
     Counts,
+    needs_shard_map,
     quick_jit,
     relative_error,
     some_slow,
@@ -298,6 +299,7 @@ def test_batched_loop_selects_rows_and_not_buffers():
     assert selects and not buffers
 
 
+@needs_shard_map
 def test_shard_map_solves_and_differentiates_each_part():
     """Diffrax 735 and 765: Diffrax's loop does not trace there."""
     field, y0, ts, args = PROBLEMS["logistic"].arrays(jnp.float32)
