@@ -1,0 +1,46 @@
+"""`odeint` under an adjoint of Diffrax's inside `jax.shard_map`."""
+
+from typing import Any
+
+import diffrax
+from jaxtyping import Array, Float, PyTree
+
+from .._steps.lanes import varying_like
+from .integrate import Integral
+from .loop import run
+from .settings import SolveSettings
+from .setup import prepare
+
+
+def integrate_in_mesh(
+    field: Any,
+    y0: PyTree[Array],
+    args: PyTree,
+    ts: Float[Array, " time"],
+    settings: SolveSettings,
+) -> Integral:
+    """`integrate` under `diffrax.DirectAdjoint`, by the loop of our own.
+
+    Diffrax's carries constants that do not vary over the mesh into values that do,
+    which `jax.shard_map` refuses.
+
+    Raises:
+        ValueError: for another adjoint of Diffrax's, or without a bound on the steps.
+    """
+    if not isinstance(settings.adjoint, diffrax.DirectAdjoint):
+        raise ValueError(
+            f"diffrax.{type(settings.adjoint).__name__} cannot be traced inside "
+            "jax.shard_map (diffrax 735, 765); pass adjoint='discrete', whose gradient "
+            "is that of adjoint='checkpoint' to rounding, 'backsolve' or 'direct'."
+        )
+    if settings.max_steps is None:
+        raise ValueError(
+            "adjoint='direct' runs a loop of max_steps steps, and max_steps is None; "
+            "pass a bound such as max_steps=64."
+        )
+    # Cotangents are added up over the devices once, where this casts.
+    given = field, y0, args
+    field, y0, args = varying_like(given, given, ts, settings)
+    ts, settings = varying_like((ts, settings), given, but=settings.pooled_axes)
+    setup = prepare(field, args, ts, settings)
+    return run(setup._replace(differentiable=True), y0)[0]
