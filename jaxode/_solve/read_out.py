@@ -128,6 +128,8 @@ def pull_reads(
 def interpolant(
     solver: diffrax.AbstractSolver, t0: Array, t1: Array, dense_info: PyTree, t: Array
 ) -> PyTree[Array]:
+    # Diffrax evaluates polynomials in loops, whose carry is to be of one type.
+    t0, t1, t = varying_like((t0, t1, t), dense_info)
     return solver.interpolation_cls(t0=t0, t1=t1, **dense_info).evaluate(t)
 
 
