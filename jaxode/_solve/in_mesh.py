@@ -3,11 +3,13 @@
 from typing import Any
 
 import diffrax
+import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from .._steps.lanes import varying_like
 from .integrate import Integral
 from .loop import run
+from .probes import Counted
 from .settings import SolveSettings
 from .setup import prepare
 
@@ -41,6 +43,11 @@ def integrate_in_mesh(
     # Cotangents are added up over the devices once, where this casts.
     given = field, y0, args
     field, y0, args = varying_like(given, given, ts, settings)
-    ts, settings = varying_like((ts, settings), given, but=settings.pooled_axes)
+    pooled = settings.pooled_axes
+    ts, settings = varying_like((ts, settings), given, but=pooled)
+    if isinstance(field, Counted):
+        # Devices that step together count the same calls.
+        probe = varying_like(given[0].probe, given, but=pooled)
+        field = eqx.tree_at(lambda counted: counted.probe, field, probe)
     setup = prepare(field, args, ts, settings)
     return run(setup._replace(differentiable=True), y0)[0]
