@@ -75,4 +75,3 @@ def _function(function: Any, replace: Callable, done: dict[int, Any]) -> Any:
         return function
     new.__dict__.update(function.__dict__)
     return new
-

@@ -21,24 +21,27 @@ def integrate_in_mesh(
     ts: Float[Array, " time"],
     settings: SolveSettings,
 ) -> Integral:
-    """`integrate` under `diffrax.DirectAdjoint`, by the loop of our own.
+    """`integrate` under `"direct"` and `"checkpoint"`, by the loop of our own.
 
     Diffrax's carries constants that do not vary over the mesh into values that do,
-    which `jax.shard_map` refuses.
+    which `jax.shard_map` refuses. Ours is differentiated by JAX, with steps computed
+    again in sixteens, under both: the gradient of the steps taken, to rounding.
 
     Raises:
         ValueError: for another adjoint of Diffrax's, or without a bound on the steps.
     """
-    if not isinstance(settings.adjoint, diffrax.DirectAdjoint):
+    known = diffrax.DirectAdjoint | diffrax.RecursiveCheckpointAdjoint
+    name = type(settings.adjoint).__name__
+    if not isinstance(settings.adjoint, known):
         raise ValueError(
-            f"diffrax.{type(settings.adjoint).__name__} cannot be traced inside "
-            "jax.shard_map (diffrax 735, 765); pass adjoint='discrete', whose gradient "
-            "is that of adjoint='checkpoint' to rounding, 'backsolve' or 'direct'."
+            f"diffrax.{name} cannot be traced inside jax.shard_map (diffrax 735, 765); "
+            "pass one of adjoint='discrete', 'backsolve', 'direct' and 'checkpoint'."
         )
     if settings.max_steps is None:
         raise ValueError(
-            "adjoint='direct' runs a loop of max_steps steps, and max_steps is None; "
-            "pass a bound such as max_steps=64."
+            f"Inside jax.shard_map diffrax.{name} runs a loop of max_steps turns, and "
+            "max_steps is None; pass a bound such as max_steps=64, or "
+            "adjoint='discrete'."
         )
     # Cotangents are added up over the devices once, where this casts.
     given = field, y0, args

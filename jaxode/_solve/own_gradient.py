@@ -98,7 +98,9 @@ def with_own_gradient(
         perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
         problem = eqx.combine(arrays, static)
         bars = call_compiled(pull_back, problem, perturbed, kept, ys_bar)
-        bars = {name: typed_as(bar, getattr(arrays, name)) for name, bar in bars.items()}
+        bars = {
+            name: typed_as(bar, getattr(arrays, name)) for name, bar in bars.items()
+        }
         nothing = jax.tree.map(lambda _: None, arrays)
         return (nothing._replace(**bars),)
 

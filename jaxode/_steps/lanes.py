@@ -37,9 +37,7 @@ def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def varying_like(
-    tree: PyTree, *sources: Any, but: tuple[str, ...] = ()
-) -> PyTree:
+def varying_like(tree: PyTree, *sources: Any, but: tuple[str, ...] = ()) -> PyTree:
     """`tree`, its arrays varying over all axes of a mesh that any of `sources` does.
 
     Outside of `jax.shard_map` there are none.

@@ -49,8 +49,21 @@ def random_shift(
     Returns:
         The moved images.
     """
+    return shifted(images, draw_shifts(key, len(images), max_shift))
+
+
+def draw_shifts(
+    key: Key[Array, ""], batch: int, max_shift: int
+) -> Int[Array, "2 batch 1"]:
+    """How far each image of a batch is moved, down and to the right."""
+    return jax.random.randint(key, (2, batch, 1), -max_shift, max_shift + 1)
+
+
+def shifted(
+    images: Num[Array, "batch height width 1"], shifts: Int[Array, "2 batch 1"]
+) -> Num[Array, "batch height width 1"]:
+    """Moves each image; edges are repeated."""
     batch, height, width, _ = images.shape
-    shifts = jax.random.randint(key, (2, batch, 1), -max_shift, max_shift + 1)
     rows = jnp.clip(jnp.arange(height)[None] + shifts[0], 0, height - 1)
     columns = jnp.clip(jnp.arange(width)[None] + shifts[1], 0, width - 1)
     return images[
