@@ -26,8 +26,8 @@ def check_norm(norm: Any, solver: Any, controller: Any) -> None:
         return
     if not isinstance(norm, PooledNorm | PartNorm):
         raise TypeError(
-            f'norm must be such as jaxode.PooledNorm("batch"); got {norm!r}. To measure '
-            "errors in another way pass controller=diffrax.PIDController(norm=...)."
+            f'norm must be such as jaxode.PooledNorm("batch"); got {norm!r}. To '
+            "measure errors in another way pass controller=diffrax.PIDController(norm=...)."
         )
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         raise ValueError(

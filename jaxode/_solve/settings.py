@@ -12,7 +12,7 @@ import diffrax
 import equinox as eqx
 import jax
 import optimistix as optx
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from .._steps.pooled import Augmented, PartNorm, PooledNorm
 from .._steps.runge_kutta import unrolled

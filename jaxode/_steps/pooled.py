@@ -83,7 +83,7 @@ class PartNorm(eqx.Module):
         pool: Over what to pool.
         unpack: Turns a state as it is integrated into one with leading batch axes.
         summed: For each array of the parameters, whether every device has a part of the
-            sum that is its cotangent; otherwise the parameter is divided like the batch.
+            sum that is its cotangent; otherwise the parameter itself is divided.
         seminorm: Whether to leave the parameters out.
     """
 

@@ -113,7 +113,9 @@ def train_steps(
         The state after the last step, and the metrics with those of the steps added.
     """
     arrays, static = eqx.partition(state, eqx.is_array)
-    part = division(sharding, data.samples, joint)
+    # Within a device's part there are fewer.
+    samples = data.samples
+    part = division(sharding, samples, joint)
 
     def keep_going(stop, carry):
         index, arrays, _ = carry
@@ -125,7 +127,7 @@ def train_steps(
         images, labels = data.batch(index)
         if max_shift:
             key = jax.random.fold_in(data.key, state.step)
-            shifts = draw_shifts(key, data.samples, max_shift)
+            shifts = draw_shifts(key, samples, max_shift)
             images = shifted(images, shifts if part is None else part.own(shifts, 1))
         state, step_metrics = _step(state, images, labels, optimiser, part)
         return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)
