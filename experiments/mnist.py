@@ -11,6 +11,7 @@ JAX takes a second to import. So what needs it is imported within functions here
 for a typing error, and not before Ctrl-C works.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -96,19 +97,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def read_settings(arguments: Sequence[str]) -> "Config":
     """The settings of a training run, checked for their types only."""
-    from classifier.config import Config, PRESETS
+    from classifier.config import Config, defaults
     from classifier.run_folder import read_run
     from console.command_line import parse, peek
 
     resumed = peek(arguments, "--resume")
     if resumed is None:
         preset = peek(arguments, "--preset") or "default"
-        # An unknown name is left for the parser to complain about.
-        default = PRESETS.get(preset, PRESETS["default"])
+        default = defaults(preset, peek(arguments, "--model"))
     else:
         # Whatever is not given is as in the run, so what differs was asked for.
         _, default, _ = read_run(Path(resumed))
-    return parse(Config, arguments, "mnist.py", default)
+    config = parse(Config, arguments, "mnist.py", default)
+    if config.decay_epochs is None:
+        # Kept as a number, so that the rate of a run resumed for more is as it was.
+        config = dataclasses.replace(config, decay_epochs=float(config.epochs))
+    return config
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Any
 
 import jaxode
 from classifier.config import Config
+from classifier.networks import Network
 from classifier.run_folder import read_settings, RunFolder, settings_that_decide
 from classifier.setup import build_model, build_optimiser
 from console.command_line import InputError
@@ -28,7 +29,7 @@ def read_checkpoint_header(folder: RunFolder, stored: Config) -> dict[str, Any] 
     return header
 
 
-def load_model(folder: RunFolder, config: Config) -> jaxode.nn.ODENet:
+def load_model(folder: RunFolder, config: Config) -> Network:
     """The trained network of a run, to be solved under the settings of `config`.
 
     Raises:

@@ -6,6 +6,7 @@ Free of JAX, as `config` is.
 import dataclasses
 
 from classifier.config import Config, NOT_ADAPTIVE, NOT_COMPARED
+from classifier.fits import check_fit, fits
 from console.command_line import InputError
 
 
@@ -16,18 +17,25 @@ def check(config: Config) -> None:
         InputError: naming the option, what it must be and what it was.
     """
     positive = "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size"
-    for name in [*positive.split(), "train_size"]:
+    for name in [*positive.split(), "train_size", "blocks"]:
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
         _require(value is None or value < float("inf"), name, "must be finite", value)
     for name in (
-        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift holdout"
+        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift crop holdout"
     ).split():
         value = getattr(config, name)
-        _require(value >= 0, name, "must not be negative", value)
-        _require(value < float("inf"), name, "must be finite", value)
+        _require(value is None or value >= 0, name, "must not be negative", value)
+        _require(value is None or value < float("inf"), name, "must be finite", value)
     _require(config.momentum < 1, "momentum", "must be below 1", config.momentum)
-    _require(config.shift < 28, "shift", "must be below 28 pixels", config.shift)
+    for name in ("shift", "crop"):
+        pixels = getattr(config, name)
+        _require(pixels < 28, name, "must be below 28 pixels", pixels)
+    if config.shift and config.crop:
+        raise InputError(
+            f"--shift {config.shift} and --crop {config.crop} both move the images; "
+            "set one of them to 0."
+        )
     _require(
         0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
     )
@@ -41,7 +49,14 @@ def check(config: Config) -> None:
         _require(longer, "decay_epochs", need, config.decay_epochs)
     if config.fixed_steps and config.dt0 is None:
         raise InputError("--fixed-steps needs the length of the steps: add --dt0 0.1.")
-    if config.solver in NOT_ADAPTIVE and not config.fixed_steps:
+    if config.schedule == "drops" and config.decay_epochs == 0:
+        raise InputError(
+            "--schedule drops needs the epochs that its parts are parts of: add "
+            f"--decay-epochs {config.epochs}, or take --schedule cosine."
+        )
+    check_fit(config)
+    is_adaptive = fits(config.model, "rtol") and not config.fixed_steps
+    if config.solver in NOT_ADAPTIVE and is_adaptive:
         raise InputError(
             f"--solver {config.solver} has no error estimate to adapt its steps by: "
             "add --fixed-steps --dt0 0.1, or take dopri5."

@@ -11,6 +11,7 @@ from classifier.checkpoint import load_model, read_checkpoint_header
 from classifier.checks import check
 from classifier.config import Config, EvaluateConfig
 from classifier.data import batch_sharding, eval_batch_size, place, split_data
+from classifier.fits import describe
 from classifier.loop import compile_ahead
 from classifier.records import score, sums_on_host, test_record
 from classifier.run_folder import read_run, RunFolder
@@ -76,13 +77,9 @@ def _score(
     reporter: Reporter,
 ) -> dict[str, Any]:
     _, scored, scored_name = split_data(config, dataset)
-    if config.fixed_steps:
-        control = f"steps of {config.dt0}"
-    else:
-        control = f"rtol {config.rtol}, atol {config.atol}"
     reporter.info(
         f"scoring     {len(scored.labels):,} {scored_name} images of {dataset.name}, "
-        f"{config.solver}, {control}"
+        f"{describe(config)}"
     )
     sharding = batch_sharding(config, len(scored.labels))
     model = load_model(folder, config)

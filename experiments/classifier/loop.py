@@ -13,6 +13,7 @@ import optax
 import jaxode
 from classifier.config import Config
 from classifier.data import Data, eval_batch_size, place
+from classifier.networks import Network
 from classifier.records import sums_on_host, test_record, train_record
 from classifier.setup import Keys
 from console.progress import Reporter, Show
@@ -109,9 +110,7 @@ class Trainer:
             "images_per_second": round(num_images / train_seconds, 2),
         }
 
-    def score(
-        self, model: jaxode.nn.ODENet | jaxode.nn.ResidualNet, programs: Programs
-    ) -> dict[str, Any]:
+    def score(self, model: Network, programs: Programs) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
         scored = self.data.scored
         metrics = programs.evaluate(
@@ -174,6 +173,7 @@ class Trainer:
         return {
             "optimiser": self.optimiser,
             "max_shift": self.config.shift,
+            "crop": self.config.crop,
             "sharding": self.data.sharding,
         }
 

@@ -15,6 +15,7 @@ from classifier.checks import check_resumed
 from classifier.config import Config
 from classifier.curves import draw_curves
 from classifier.data import Data, place
+from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
 from classifier.records import epoch_line, score
 from classifier.run_folder import read_run, RunFolder, stored_settings
@@ -63,7 +64,7 @@ class Run:
             jaxode.training.CheckpointError: if the run to resume cannot be read.
         """
         if config.resume is None:
-            folder = RunFolder(new_folder(config.out, config.adjoint))
+            folder = RunFolder(new_folder(config.out, run_name(config)))
             run = cls(config, folder, config.dataset, [])
         else:
             folder, stored, content = read_run(config.resume)
@@ -180,7 +181,7 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Draws the curves; returns the last epoch's object of `metrics.jsonl`."""
         last, name = self.history[-1], self.dataset_name
-        title = f"{name}, {self.config.adjoint}, {score(last)}"
+        title = f"{name}, {run_name(self.config)}, {score(last)}"
         draw_curves(self.history, title, self.folder.curves)
         self.reporter.result(
             f"{name}: {score(last)} after {last['epoch']} epochs, "

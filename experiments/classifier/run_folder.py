@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classifier.config import Config, NOT_COMPARED
+from classifier.config import ADDED, Config, NOT_COMPARED
 from console.command_line import InputError
 from console.files import write_whole
 
@@ -85,7 +85,7 @@ def stored_settings(config: Config) -> dict[str, Any]:
 def read_settings(settings: dict[str, Any], source: Path) -> Config:
     """The inverse of `stored_settings`; `source` is the file that errors name."""
     names = {field.name for field in dataclasses.fields(Config)} - {*_NOT_STORED}
-    differing = names ^ set(settings)
+    differing = (names ^ set(settings)) - (set(ADDED) - set(settings))
     if differing:
         raise InputError(
             f"{source} was written by another version of this script: it differs in "

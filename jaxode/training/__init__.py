@@ -1,7 +1,11 @@
 """Training a classifier: state, jitted steps, metrics, data order, checkpoints."""
 
 from .._files import atomic_write as atomic_write
-from .batches import epoch_order as epoch_order, random_shift as random_shift
+from .batches import (
+    epoch_order as epoch_order,
+    random_crop as random_crop,
+    random_shift as random_shift,
+)
 from .checkpoint import (
     CheckpointError as CheckpointError,
     load_checkpoint as load_checkpoint,

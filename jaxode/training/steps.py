@@ -15,7 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Num, PyTree
 
-from .batches import draw_shifts, shifted
+from .batches import cropped, draw_corners, draw_shifts, shifted
 from .division import Division, division
 from .gradient import divided_gradient, gradient
 from .metrics import add_backward, Metrics
@@ -86,6 +86,7 @@ def train_steps(
     *,
     optimiser: optax.GradientTransformation,
     max_shift: int = 0,
+    crop: int = 0,
     sharding: NamedSharding | None = None,
     joint: bool = True,
 ) -> tuple[TrainState, Metrics]:
@@ -101,6 +102,9 @@ def train_steps(
         metrics: Sums so far, to be added to. Donated.
         optimiser: The transformation that `state` was created with.
         max_shift: Augmentation: images are moved by up to so many pixels. 0 is none.
+        crop: Augmentation: images get so many pixels of zeros on each side, and are cut
+            to their size again at random places. 0 is none. Zeros are the background
+            of uint8 images only.
         sharding: How to spread a batch over devices: a `PartitionSpec` of one mesh
             axis. `None` leaves everything on one device. The batch need not divide.
         joint: Whether the devices take the steps of a solve together, which makes the
@@ -125,10 +129,14 @@ def train_steps(
         index, arrays, metrics = carry
         state = eqx.combine(arrays, static)
         images, labels = data.batch(index)
+        key = jax.random.fold_in(data.key, state.step)
+        # Drawn for the whole batch on every device, so that their number does not tell.
+        own = (lambda drawn: drawn) if part is None else (lambda x: part.own(x, 1))
         if max_shift:
-            key = jax.random.fold_in(data.key, state.step)
-            shifts = draw_shifts(key, samples, max_shift)
-            images = shifted(images, shifts if part is None else part.own(shifts, 1))
+            images = shifted(images, own(draw_shifts(key, samples, max_shift)))
+        if crop:
+            corners = draw_corners(jax.random.fold_in(key, 1), samples, crop)
+            images = cropped(images, own(corners), crop)
         state, step_metrics = _step(state, images, labels, optimiser, part)
         return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)
 

@@ -8,6 +8,8 @@ from .dispatch import (
 )
 from .plain import (
     conv_field_plain as conv_field_plain,
+    conv_plain as conv_plain,
+    group_norm_plain as group_norm_plain,
     pool_linear_plain as pool_linear_plain,
     stem_plain as stem_plain,
 )
