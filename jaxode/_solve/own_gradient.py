@@ -11,6 +11,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
 from .._steps.lanes import axes_of, typed_as, varying_like
+from .._steps.pooled import PartNorm
 from .integrate import Integral
 from .settings import SolveSettings
 from .stats import SolveCounts
@@ -64,8 +65,9 @@ def with_own_gradient(
             `solve` returned for it, and the cotangents of `ys`. Returns the cotangents
             of the problem by their names; those that are left out are zero.
     """
-    axes = problem.settings.pooled_axes
-    is_summed = lambda x: eqx.is_array(x) and not axes_of(x) & set(axes)
+    axes, norm = problem.settings.pooled_axes, problem.settings.norm
+    all_summed = isinstance(norm, PartNorm) and norm.pool.shared
+    is_summed = lambda x: all_summed or not axes_of(x) & set(axes)
     of_field = (problem.field, problem.args)
     problem = problem._replace(summed=jax.tree.map(is_summed, of_field))
     arrays, static = eqx.partition(problem, eqx.is_array)

@@ -47,10 +47,14 @@ class PooledNorm(eqx.Module):
         samples: How many rows of the whole batch count, where it was filled up so that
             it could be divided: the first so many. The batch is then the leading axis
             of every array of the state. All count if `None`.
+        shared: Whether all parameters are the same on all devices, though they vary
+            over the mesh by their type, as after `jax.lax.pcast`. By default their type
+            tells. For the norm of `backsolve`, which measures their cotangents too.
     """
 
     axis_name: str | tuple[str, ...] = eqx.field(static=True)
     samples: int | None = eqx.field(static=True, default=None)
+    shared: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         names = self.axes

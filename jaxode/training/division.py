@@ -74,7 +74,8 @@ class Division(NamedTuple):
         if not self.joint or not hasattr(model, "with_solve"):
             return model
         is_even = self.samples == self.rows * self.num_parts
-        norm = PooledNorm(self.axis, None if is_even else self.samples)
+        samples = None if is_even else self.samples
+        norm = PooledNorm(self.axis, samples, shared=True)
         return model.with_solve(norm=norm)
 
     def total(self, tree: PyTree) -> PyTree:
