@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def train_in_processes(config: "Config") -> dict[str, Any]:
     """`train`, in as many processes as the settings say."""
-    from classifier.devices import in_processes
+    from classifier.processes import in_processes
 
     return in_processes(train, config)
 
