@@ -85,5 +85,6 @@ def _find_problem(path: Path, file: File) -> str | None:
     if sha256 == file.content_sha256:
         return None
     return published or (
-        f"{path.name} is damaged (sha256 {file.content_sha256} expected, {sha256} found)"
+        f"{path.name} is damaged (sha256 {file.content_sha256} expected, {sha256}"
+        " found)"
     )
