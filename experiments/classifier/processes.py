@@ -79,9 +79,9 @@ def _connect(config: Config) -> None:
         first = next(iter(str(error).splitlines()), "")
         raise InputError(
             f"--distributed did not find the other processes ({first}). JAX detects "
-            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each one with "
-            "--coordinator-address HOST:PORT --num-processes N --process-id I, with I "
-            f"from 0 to N - 1, within {CONNECT_S} seconds."
+            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each with "
+            "--coordinator-address HOST:PORT --num-processes N --process-id I, I from "
+            f"0 to N - 1, within {CONNECT_S} seconds of each other."
         ) from error
 
 

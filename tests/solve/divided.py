@@ -155,7 +155,6 @@ def separate(adjoint: str) -> dict[str, Any]:
     closes = adjoint != "backsolve"
     step = gradient(divided(4, adjoint=adjoint, closes=closes), FILLED_UP)
     compiled = step.lower(given).compile()
-    field, y0, args, ts = given
 
     def one_by_one(given):
         field, y0, args, ts = given
@@ -196,4 +195,4 @@ if __name__ == "__main__":
     for case in sys.argv[1:]:
         name, *options = case.split(":")
         result = CASES[name](*options)
-        print(json.dumps({"case": case, **result}), flush=True)
+        sys.stdout.write(json.dumps({"case": case, **result}) + "\n")

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from runs import metrics, Runner, TINY
+
 from classifier.checks import check
 from classifier.config import Config
 from console.command_line import InputError
-from runs import metrics, Runner, TINY
 
 
 # Neither two nor four divide the batches.
