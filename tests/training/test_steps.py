@@ -197,7 +197,7 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
 
         return call
 
-    monkeypatch.setattr("jaxode.training.steps.value_and_grad_with_stats", failing)
+    monkeypatch.setattr("jaxode.training.gradient.value_and_grad_with_stats", failing)
     # An optimiser of its own, so that the step is traced here.
     optimiser = optax.sgd(0.25)
     start = make_state(optimiser)
