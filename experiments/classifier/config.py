@@ -149,10 +149,17 @@ class Config:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores a run that `mnist.py` has trained, with another solver if asked."""
+    """Scores a run that `mnist.py` has trained, with another solver if asked.
+
+    Or a network that PyTorch has trained, from a file of its weights.
+    """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run; or weights, in a .pth, .pt or .safetensors file."""
+    dataset: DatasetName | None = None
+    """For weights: what to score on; auto if not given."""
+    blocks: int | None = None
+    """For weights that residual blocks share: the number of these."""
     solver: SolverName | None = None
     """ODE solver; as in training if not given, like everything below."""
     rtol: float | None = None

@@ -2,6 +2,9 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,36 +16,55 @@ from classifier.config import Config, EvaluateConfig
 from classifier.data import Images, scoring, split_data
 from classifier.devices import batch_sharding, place
 from classifier.fits import describe
+from classifier.networks import config_of, Network, solve_settings
 from classifier.records import score, sums_on_host, test_record
-from classifier.run_folder import read_run, RunFolder
+from classifier.run_folder import read_run
 from console.command_line import InputError
 from console.progress import number, Reporter
 from console.provenance import describe_devices
 
 
+WEIGHTS = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network to score.
+
+    Attributes:
+        config: The settings it was trained with, or the usual ones of its kind.
+        dataset: What it is scored on.
+        load: Makes it, to be solved under given settings.
+    """
+
+    config: Config
+    dataset: str
+    load: Callable[[Config], Network]
+
+
 def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
-    """Loads the last checkpoint of a run and scores it. Nothing is written.
+    """Scores the last checkpoint of a run, or weights. Nothing is written.
 
     Returns:
         The score, with the names that `metrics.jsonl` has for it.
 
     Raises:
-        InputError: if the folder is no run, or has no checkpoint yet.
+        InputError: if the folder is no run, or has no checkpoint yet; or if the weights
+            cannot be used.
         jaxode.datasets.DataError: if the data cannot be had.
         jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
-    folder, stored, content = read_run(asked.run)
-    if read_checkpoint_header(folder, stored) is None:
-        raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
-    config = merge(stored, asked)
+    is_file = asked.run.suffix in WEIGHTS and not asked.run.is_dir()
+    trained = of_weights(asked) if is_file else of_run(asked)
+    config = merge(trained.config, asked)
     check(config)
     reporter = Reporter(asked.quiet)
     reporter.info(f"device      {describe_devices()}")
     dataset = jaxode.datasets.load(
-        content["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
+        trained.dataset, data_dir=config.data_dir, on_notice=reporter.notice
     )
     with jax.default_matmul_precision(config.precision):
-        record = _score(config, folder, dataset, reporter)
+        record = _score(config, trained, dataset, reporter)
     reporter.result(
         f"{dataset.name}: {score(record)}  loss {number(record['test_loss'])}  "
         f"field calls {record['test_nfe']:.1f} per solve  "
@@ -54,6 +76,35 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
             f"{record['test_failed_solves']} SOLVES FAILED; their images count as wrong"
         )
     return record
+
+
+def of_run(asked: EvaluateConfig) -> Trained:
+    """The network of a run."""
+    for name in ("dataset", "blocks"):
+        if getattr(asked, name) is not None:
+            raise InputError(
+                f"--{name} is for files of weights; the run {asked.run} has its own."
+            )
+    folder, stored, content = read_run(asked.run)
+    if read_checkpoint_header(folder, stored) is None:
+        raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
+    return Trained(stored, content["dataset"], partial(load_model, folder))
+
+
+def of_weights(asked: EvaluateConfig) -> Trained:
+    """A network that PyTorch has trained, under the usual settings of its kind."""
+    read = partial(jaxode.nn.from_torch, asked.run, num_blocks=asked.blocks)
+    try:
+        model = read(plain=asked.plain)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{asked.run}: {error}") from error
+
+    def under(config: Config) -> Network:
+        if isinstance(model, jaxode.nn.ODENet):
+            return model.with_solve(**solve_settings(config))
+        return model
+
+    return Trained(config_of(model), asked.dataset or "auto", under)
 
 
 def merge(stored: Config, asked: EvaluateConfig) -> Config:
@@ -72,7 +123,7 @@ def merge(stored: Config, asked: EvaluateConfig) -> Config:
 
 def _score(
     config: Config,
-    folder: RunFolder,
+    trained: Trained,
     dataset: jaxode.datasets.Dataset,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -82,7 +133,7 @@ def _score(
         f"{describe(config)}"
     )
     sharding = batch_sharding(config)
-    model = place(load_model(folder, config), sharding)
+    model = place(trained.load(config), sharding)
     how = scoring(config, Images.of(scored, sharding), sharding)
     start = time.perf_counter()
     program = how.compile(model)

@@ -1,5 +1,6 @@
 """The models that `--model` names, made from settings. None of them knows these."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -7,7 +8,7 @@ import diffrax
 from jaxtyping import Array, Key
 
 import jaxode
-from classifier.config import Config
+from classifier.config import Config, defaults
 from classifier.fits import is_tied, num_blocks, ONE_STEP
 
 
@@ -33,10 +34,8 @@ def with_ode(kind: type[jaxode.nn.ODENet]) -> Callable[..., Network]:
         return kind(
             config.channels,
             key=key,
-            solver=SOLVERS[config.solver](),
-            adjoint=config.adjoint,
             plain=config.plain,
-            **_control(config),
+            **solve_settings(config),
         )
 
     return make
@@ -69,12 +68,29 @@ MODELS: dict[str, Callable[[Config, Key[Array, ""]], Network]] = {
 }
 
 
-def _control(config: Config) -> dict[str, Any]:
-    """How the steps of the solve are chosen."""
+def solve_settings(config: Config) -> dict[str, Any]:
+    """How an ODE block is solved."""
+    settings = dict(solver=SOLVERS[config.solver](), adjoint=config.adjoint)
     if config.model in ONE_STEP:
-        return dict(rtol=None, atol=None, dt0=1.0, max_steps=1)
+        return settings | dict(rtol=None, atol=None, dt0=1.0, max_steps=1)
     tolerances = dict(
         rtol=None if config.fixed_steps else config.rtol,
         atol=None if config.fixed_steps else config.atol,
     )
-    return tolerances | dict(dt0=config.dt0, max_steps=config.max_steps)
+    control = dict(dt0=config.dt0, max_steps=config.max_steps)
+    return settings | tolerances | control
+
+
+def config_of(model: Network) -> Config:
+    """The usual settings of a network's kind, in its size."""
+    is_paper = isinstance(model, jaxode.nn.PaperNet | jaxode.nn.PaperResidualNet)
+    sizes: dict[str, Any] = dict(channels=model.stem.channels)
+    if isinstance(model, jaxode.nn.ODENet):
+        name = "paper" if is_paper else "odenet"
+    elif model.num_blocks:
+        name = "paper-residual" if is_paper else "residual"
+        weights = "tied" if model.tied else "untied"
+        sizes |= dict(blocks=model.num_blocks, weights=weights)
+    else:
+        name = "paper-none" if is_paper else "none"
+    return dataclasses.replace(defaults("default", name), model=name, **sizes)

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from .._jax_versions import as_varying, varies_over
 
 
 @custom_vmap
@@ -54,8 +55,8 @@ def varying_over(tree: PyTree, axes: Iterable[str]) -> PyTree:
     """`tree`, its arrays varying over these axes of a mesh besides their own."""
 
     def leaf(x):
-        missing = set(axes) - _varies_over(x)
-        return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+        missing = set(axes) - varies_over(x)
+        return as_varying(x, tuple(sorted(missing))) if missing else x
 
     return jax.tree.map(lambda x: leaf(x) if isinstance(x, jax.Array) else x, tree)
 
@@ -65,7 +66,7 @@ def typed_as(tree: PyTree, like: PyTree) -> PyTree:
 
     It may have `None` in place of any of them.
     """
-    cast = lambda x, y: x if x is None else varying_over(x, _varies_over(y))
+    cast = lambda x, y: x if x is None else varying_over(x, axes_of(y))
     return jax.tree.map(cast, tree, like, is_leaf=lambda x: x is None)
 
 
@@ -73,11 +74,6 @@ def axes_of(tree: PyTree) -> frozenset[str]:
     """The axes of a mesh that anything in `tree` varies over."""
     axes: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(tree):
-        axes |= _varies_over(leaf)
+        if isinstance(leaf, jax.Array):
+            axes |= varies_over(leaf)
     return axes
-
-
-def _varies_over(x: Any) -> frozenset[str]:
-    if not isinstance(x, jax.Array):
-        return frozenset()
-    return frozenset(jax.typeof(x).manual_axis_type.varying)

@@ -22,11 +22,11 @@ class Conv(eqx.Module):
 
     Attributes:
         weight: Kernels, output channel first.
-        bias: Added to each output channel; `None` for a convolution without.
+        bias: Added to each output channel.
     """
 
     weight: Float[Array, "channel in_channel size size"]
-    bias: Float[Array, " channel"] | None
+    bias: Float[Array, " channel"]
 
     def __init__(
         self,
@@ -35,13 +35,24 @@ class Conv(eqx.Module):
         *,
         key: Key[Array, ""],
         size: int = 3,
-        bias: bool = True,
     ):
         """Draws both from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-        self.weight, drawn = uniform_pair(
+        self.weight, self.bias = uniform_pair(
             (channels, in_channels, size, size), size**2 * in_channels, key
         )
-        self.bias = drawn if bias else None
+
+
+class ConvWithoutBias(eqx.Module):
+    """Weights of a 3x3 convolution to which nothing is added.
+
+    Attributes:
+        weight: As in `Conv`.
+    """
+
+    weight: Float[Array, "channel in_channel 3 3"]
+
+    def __init__(self, in_channels: int, channels: int, *, key: Key[Array, ""]):
+        self.weight = Conv(in_channels, channels, key=key).weight
 
 
 class Norm(eqx.Module):
@@ -75,6 +86,11 @@ class Stem(eqx.Module):
         self.conv = Conv(1, channels, key=key)
         self.norm = Norm(channels)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the state."""
+        return self.conv.bias.shape[0]
+
     def __call__(self, images: Images, *, plain: bool = False) -> State:
         """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`.
 
@@ -83,7 +99,7 @@ class Stem(eqx.Module):
             plain: As in `ConvField`.
         """
         x = prepare_images(images, self.conv.weight.dtype)
-        channels = self.conv.bias.shape[0]
+        channels = self.channels
         arrays = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
         if is_fast(channels, plain):
             return batch_first(kernels.stem(x, *arrays, groups=channels))

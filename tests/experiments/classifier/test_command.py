@@ -181,6 +181,7 @@ BAD = [
     ),
     (["evaluate"], "Missing from mnist.py evaluate: PATH"),
     (["evaluate", "nowhere"], "nowhere is not the folder of a run"),
+    (["evaluate", "nowhere.pth"], "No such file or directory: 'nowhere.pth'"),
 ]
 
 
