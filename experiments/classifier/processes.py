@@ -7,6 +7,7 @@ so nothing else in this room needs to know of them.
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import shutil
 import sys
@@ -70,9 +71,7 @@ def _connect(config: Config) -> None:
             config.coordinator_address,
             config.num_processes,
             config.process_id,
-            initialization_timeout=CONNECT_S,
-            heartbeat_timeout_seconds=LOST_S,
-            shutdown_timeout_seconds=LOST_S,
+            **_timeouts(),
         )
         jax.devices()
     except (ValueError, RuntimeError) as error:
@@ -83,6 +82,17 @@ def _connect(config: Config) -> None:
             "--coordinator-address HOST:PORT --num-processes N --process-id I, I from "
             f"0 to N - 1, within {CONNECT_S} seconds of each other."
         ) from error
+
+
+def _timeouts() -> dict[str, int]:
+    """Those that this version of JAX knows."""
+    known = inspect.signature(jax.distributed.initialize).parameters
+    wanted = {
+        "initialization_timeout": CONNECT_S,
+        "heartbeat_timeout_seconds": LOST_S,
+        "shutdown_timeout_seconds": LOST_S,
+    }
+    return {name: seconds for name, seconds in wanted.items() if name in known}
 
 
 @contextlib.contextmanager
