@@ -57,6 +57,17 @@ class Runner:
         assert "Traceback" not in done.stderr
         return done
 
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Starts a process, whose output is to be read."""
+        return subprocess.Popen(
+            self._command(arguments),
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def interrupt(
         self, *arguments: object, after_line: str, delay: float, how: signal.Signals
     ) -> tuple[int, str]:
