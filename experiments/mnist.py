@@ -41,6 +41,7 @@ def train(config: "Config") -> dict[str, Any]:
     from classifier.loop import RunStopped, Trainer
     from classifier.run import Run
     from classifier.setup import build_model, build_optimiser
+    from console.signals import saving_first
     from jaxode.training import TrainState
 
     with Run.open(config) as run, jax.default_matmul_precision(config.precision):
@@ -52,9 +53,17 @@ def train(config: "Config") -> dict[str, Any]:
         if run.epochs_left:
             programs = run.compile(trainer, state)
             try:
-                for epoch in run.epochs_left:
-                    state, record = trainer.run_epoch(state, epoch, programs)
-                    run.keep(state, record)
+                for _ in run.epochs_left:
+                    # A kill while scoring loses nothing of what was trained.
+                    with saving_first():
+                        part = run.saved.next_part
+                        state, part = trainer.train_epoch(
+                            state, part, programs, run.after_rows
+                        )
+                        run.save(state, part)
+                    record = trainer.score_epoch(state, part, programs)
+                    with saving_first():
+                        run.keep(state, record)
             except RunStopped as stop:
                 raise run.give_up(stop) from stop
         return run.finish()

@@ -75,8 +75,8 @@ def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:
         raise InputError(
             "--out and --resume name different folders; a resumed run stays in its own."
         )
-    if config.epochs < max(stored.epochs, done_epochs):
+    if config.epochs < done_epochs:
         raise InputError(
-            f"--epochs may be raised for a resumed run, but {config.epochs} is below "
-            f"the {max(stored.epochs, done_epochs)} of {config.resume}."
+            f"--epochs may be changed for a resumed run, but {config.epochs} is below "
+            f"the {done_epochs} that {config.resume} has begun."
         )

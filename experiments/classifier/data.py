@@ -1,7 +1,10 @@
 """The images of a run, on its devices."""
 
+import hashlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,6 +60,11 @@ class Data:
             InputError: if more images are asked for than there are.
         """
         train, scored, scored_on = split_data(config, dataset)
+        if config.batch_size > len(train.labels):
+            raise InputError(
+                f"--batch-size must be at most {len(train.labels)}, the images of "
+                f"{dataset.name} to train on; got {config.batch_size}."
+            )
         sharding = batch_sharding(config, len(scored.labels)) if all_devices else None
         return cls(
             name=dataset.name,
@@ -66,6 +74,39 @@ class Data:
             steps_per_epoch=math.ceil(len(train.labels) / config.batch_size),
             sharding=sharding,
         )
+
+
+def fingerprint(dataset: jaxode.datasets.Dataset) -> str:
+    """A hash of all images and labels, which tells one data set from another."""
+    sha256 = hashlib.sha256(dataset.name.encode())
+    for split in dataset:
+        for array in split:
+            sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
+
+
+def require_same(
+    dataset: jaxode.datasets.Dataset, about: dict[str, Any], folder: Path
+) -> str:
+    """The fingerprint of a data set, which must be the one a run was trained on.
+
+    Args:
+        dataset: That is at hand.
+        about: The content of the run's `config.json`; empty for a new run.
+        folder: Of the run.
+
+    Raises:
+        InputError: if it is another one.
+    """
+    found = fingerprint(dataset)
+    # Runs of earlier versions have none.
+    if about.get("data_sha256") not in (None, found):
+        raise InputError(
+            f"{folder} was trained on another {dataset.name}: the images or labels "
+            "here are not the same. Clear the data cache, name the folder of the "
+            "original files with --data-dir, or start a new run."
+        )
+    return found
 
 
 def eval_batch_size(config: Config, num_images: int) -> int:

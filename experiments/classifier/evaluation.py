@@ -7,12 +7,18 @@ from typing import Any
 import jax
 
 import jaxode
-from classifier.checkpoint import load_model, read_checkpoint_header
+from classifier.checkpoint import load_model, read_checkpoint
 from classifier.checks import check
 from classifier.config import Config, EvaluateConfig
-from classifier.data import batch_sharding, eval_batch_size, place, split_data
+from classifier.data import (
+    batch_sharding,
+    eval_batch_size,
+    place,
+    require_same,
+    split_data,
+)
 from classifier.loop import compile_ahead
-from classifier.records import score, sums_on_host, test_record
+from classifier.records import score, sums_on_host, test_record, what_failed
 from classifier.run_folder import read_run, RunFolder
 from console.command_line import InputError
 from console.progress import number, Reporter
@@ -26,20 +32,22 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         The score, with the names that `metrics.jsonl` has for it.
 
     Raises:
-        InputError: if the folder is no run, or has no checkpoint yet.
+        InputError: if the folder is no run, or has no checkpoint yet or none that can
+            be used, or nothing was classified.
         jaxode.datasets.DataError: if the data cannot be had.
         jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
-    folder, stored, content = read_run(asked.run)
-    if read_checkpoint_header(folder, stored) is None:
+    folder, stored, about = read_run(asked.run)
+    if read_checkpoint(folder, stored, about) is None:
         raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
     config = merge(stored, asked)
     check(config)
     reporter = Reporter(asked.quiet)
     reporter.info(f"device      {describe_devices()}")
     dataset = jaxode.datasets.load(
-        content["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
+        about["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
     )
+    require_same(dataset, about, asked.run)
     with jax.default_matmul_precision(config.precision):
         record = _score(config, folder, dataset, reporter)
     reporter.result(
@@ -52,6 +60,9 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         reporter.result(
             f"{record['test_failed_solves']} SOLVES FAILED; their images count as wrong"
         )
+    problem = what_failed(record)
+    if problem is not None:
+        raise InputError(f"The evaluation failed: {problem}.")
     return record
 
 

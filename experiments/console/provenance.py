@@ -14,6 +14,8 @@ from console.process import threads_asked_for
 
 
 _PACKAGES = ("jax", "jaxlib", "jaxode", "equinox", "diffrax", "optax", "numpy")
+DECIDE_ROUNDING = ("device", "xla_flags", "x64", "versions")
+"""What of it two runs must share to agree in every bit."""
 
 
 def provenance() -> dict[str, Any]:
@@ -21,6 +23,7 @@ def provenance() -> dict[str, Any]:
     return {
         "device": describe_devices(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "x64": bool(jax.config.values["jax_enable_x64"]),
         "versions": versions(),
         "git_commit": git_commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

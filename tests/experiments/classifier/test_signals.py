@@ -7,6 +7,8 @@ import statistics
 import pytest
 from runs import arrays, content, metrics, numbers, Runner, TINY
 
+import mnist
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Runner:
@@ -22,8 +24,9 @@ def test_ctrl_c_ends_within_compilation(run):
         how=signal.SIGINT,
     )
     assert code == 130
-    assert errors == "Interrupted. Go on with --resume stopped\n"
-    assert sorted(content(run.folder / "stopped")) == ["config.json"]
+    script = mnist.__file__
+    assert errors == f"Interrupted. Go on with: python {script} --resume stopped\n"
+    assert sorted(content(run.folder / "stopped")) == [".lock", "config.json"]
 
 
 @pytest.mark.slow
