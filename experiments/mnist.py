@@ -20,6 +20,7 @@ from typing import Any, TYPE_CHECKING
 from console.process import (
     exit_code,
     in_one_line,
+    require_device,
     set_xla_cpu_flags,
     use_one_thread_if_small,
 )
@@ -44,7 +45,11 @@ def train(config: "Config") -> dict[str, Any]:
     from console.signals import saving_first
     from jaxode.training import TrainState
 
-    with Run.open(config) as run, jax.default_matmul_precision(config.precision):
+    with (
+        Run.open(config) as run,
+        jax.default_matmul_precision(config.precision),
+        jax.enable_x64(run.x64),
+    ):
         data = Data.of(config, run.load_data())
         model = build_model(config)
         optimiser = build_optimiser(config, data.steps_per_epoch)
@@ -99,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     from console.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
+    require_device()
     with in_one_line():
         return work()
 

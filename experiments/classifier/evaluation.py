@@ -22,7 +22,7 @@ from classifier.records import score, sums_on_host, test_record, what_failed
 from classifier.run_folder import read_run, RunFolder
 from console.command_line import InputError
 from console.progress import number, Reporter
-from console.provenance import describe_devices
+from console.provenance import describe_devices, uses_x64
 
 
 def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         about["dataset"], data_dir=config.data_dir, on_notice=reporter.notice
     )
     require_same(dataset, about, asked.run)
-    with jax.default_matmul_precision(config.precision):
+    precision = jax.default_matmul_precision(config.precision)
+    with precision, jax.enable_x64(uses_x64(about)):
         record = _score(config, folder, dataset, reporter)
     reporter.result(
         f"{dataset.name}: {score(record)}  loss {number(record['test_loss'])}  "

@@ -37,7 +37,9 @@ from console.provenance import (
     DECIDE_ROUNDING,
     describe_devices,
     provenance,
+    uses_x64,
     versions,
+    x64_is_on,
 )
 from console.signals import Interrupted, set_interrupt_hint, stop_asked
 from jaxode.training import MAX_SKIPPED_IN_A_ROW, TrainState
@@ -62,10 +64,12 @@ class Run:
     ):
         self.config = config
         self.folder = folder
-        self.about = {"dataset": config.dataset, "run_id": uuid.uuid4().hex, **about}
+        if not about:
+            about = {"dataset": config.dataset, "x64": x64_is_on()}
+        self.about = {"run_id": uuid.uuid4().hex, **about}
         self.saved = saved
         self.reporter = Reporter(config.quiet)
-        self._is_new = not about
+        self._is_new = config.resume is None
         self._compile_seconds = 0.0
         self._saved_at = time.monotonic()
 
@@ -108,6 +112,11 @@ class Run:
         if saved is None:
             run.reporter.notice(f"{path} has no checkpoint yet: it starts at epoch 1.")
         return run
+
+    @property
+    def x64(self) -> bool:
+        """Whether the run is in double precision: as it was begun."""
+        return uses_x64(self.about)
 
     @property
     def history(self) -> list[dict[str, Any]]:

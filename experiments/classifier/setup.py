@@ -68,8 +68,9 @@ def learning_rate(
     config: Config, steps_per_epoch: int
 ) -> Callable[[ArrayLike], Float[Array, ""]]:
     """A linear rise, then a cosine down to a hundredth of the peak, or constant."""
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-    decay_steps = round(config.decay_epochs * steps_per_epoch) - warmup_steps
+    # As floats: of a long schedule they do not fit into an int32.
+    warmup_steps = float(round(config.warmup_epochs * steps_per_epoch))
+    decay_steps = float(round(config.decay_epochs * steps_per_epoch)) - warmup_steps
 
     def schedule(count: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(count, jnp.float32)

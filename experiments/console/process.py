@@ -55,9 +55,13 @@ def _exit_code(main: Callable[[], Any], name: str) -> int:
     except KeyboardInterrupt:
         write_error("Interrupted.")
         return 130
+    # Output that did not go through a `Reporter`.
     except BrokenPipeError:
         discard_output()
         return 128 + BROKEN_PIPE
+    except OSError as error:
+        write_error(f"{name}: {error}")
+        return 2
     number = stop_asked()
     return 0 if number is None else exit_of(number)
 
@@ -97,17 +101,50 @@ def discard_output() -> None:
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
     """Turns what may be wrong with data, checkpoints and files into an `InputError`."""
+    import jax
+
     import jaxode
     from console.command_line import InputError
 
     try:
         yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise InputError(
+            f"The device has not enough memory ({reason}). Take smaller batches, fewer "
+            "channels, or another adjoint."
+        ) from error
     except (
         jaxode.datasets.DataError,
         jaxode.training.CheckpointError,
         OSError,
+        MemoryError,
     ) as error:
         raise InputError(str(error)) from error
+
+
+def require_device() -> None:
+    """Starts JAX.
+
+    Raises:
+        InputError: if it finds no device of the kind that JAX_PLATFORMS asks for.
+    """
+    import jax
+
+    from console.command_line import InputError
+
+    try:
+        jax.devices()
+    # An unknown name raises the first, a platform with no device here the second.
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise InputError(
+            f"JAX finds no device under JAX_PLATFORMS={asked!r}"
+            f"{': ' if reason else ''}{reason}. Unset it, or set JAX_PLATFORMS=cpu."
+        ) from error
 
 
 def set_xla_cpu_flags() -> None:

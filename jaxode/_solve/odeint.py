@@ -19,7 +19,7 @@ from .diagnosis import diagnosis
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral, integrate
-from .jumps import either_side, void_if_unknown
+from .jumps import either_side
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
 from .stats import SolveCounts, SolveStats
@@ -168,6 +168,7 @@ def _solve(
     settings = settings.replace(**given.replacements)
     y0 = check_state(y0)
     ts = check_times(ts, y0, settings.throw)
+    fixed_ts = settings.times_of(jax.lax.stop_gradient(ts))
     settings = settings.for_times(ts)
     if cost is not None:
         field, y0 = with_cost(field, cost, ts[0], y0, args)
@@ -175,7 +176,6 @@ def _solve(
 
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
-    fixed_ts = void_if_unknown(jax.lax.stop_gradient(ts), settings.jumps)
     leaving, arriving = either_side(field, settings.jumps, fixed_ts)
     y_start = starts_at(y0, ts[0], leaving, args)
     knots = knots_of(field, y0, args, fixed_ts, settings) if dense else None
