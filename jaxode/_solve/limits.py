@@ -21,8 +21,8 @@ def check_max_steps(max_steps: Any) -> None:
     is_count = isinstance(max_steps, int) and not isinstance(max_steps, bool)
     if max_steps is not None and not (is_count and 1 <= max_steps <= MOST_STEPS):
         raise ValueError(
-            f"max_steps must be a positive integer up to 2**31 - 2; got {max_steps!r}. "
-            "Pass a number such as max_steps=4096."
+            f"max_steps must be a positive integer; got {max_steps!r}. Pass a number "
+            "such as max_steps=4096, at most 2**31 - 2."
         )
 
 

@@ -90,7 +90,7 @@ BAD_TRACED = {
 
 
 @pytest.mark.slow
-@each_adjoint
+@each_adjoint()
 def test_traced_setting_out_of_bounds_is_no_success_where_nothing_throws(adjoint):
     """A negative tolerance accepts no step or every step, by its sign alone."""
     solve = lambda **given: odeint(adjoint=adjoint, max_steps=16, throw=False, **given)
@@ -147,7 +147,11 @@ BAD_SETTINGS = {
     "atol": (dict(atol=-1e-6), ValueError, "atol must be positive; got -1e-06"),
     "nan": (dict(rtol=np.nan), ValueError, "rtol must be positive; got nan"),
     "infinite": (dict(rtol=np.inf), ValueError, "rtol must be finite; got inf. Pass a"),
-    "int32": (dict(max_steps=2**31), ValueError, r"up to 2\*\*31 - 2; got 2147483648"),
+    "int32": (
+        dict(max_steps=2**31),
+        ValueError,
+        r"got 2147483648\..*at most 2\*\*31 - 2",
+    ),
     "text": (dict(rtol="1e-3"), TypeError, "a number such as 1e-3; got '1e-3'"),
     "many": (dict(atol=ONES), ValueError, r"atol must be one number; got shape \(2,\)"),
     "no_atol": (dict(atol=None), ValueError, "pass atol=... with rtol"),
