@@ -5,7 +5,8 @@
 
 Each epoch is a line on the screen and one in `metrics.jsonl`. Exit codes: 0 done; 2
 something that was given cannot be used, or the training failed, and a line or two say
-what to do; 130 Ctrl-C. Needs `pip install -e ".[experiments]"`.
+what to do; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 141 a closed pipe, each with the state
+saved and the command that goes on. Needs `pip install -e ".[experiments]"`.
 
 JAX takes a second to import. So what needs it is imported within functions here: not
 for a typing error, and not before Ctrl-C works.

@@ -47,7 +47,7 @@ def program(adjoint: str, throw: bool) -> Any:
         return jnp.stack([y[1], a * jnp.sin(y[0]) - 0.1 * y[1] + jnp.sqrt(1 + t)])
 
     def loss(y0, ts, a, rtol, atol, dt0):
-        options = dict(rtol=rtol, atol=atol, dt0=dt0, max_steps=24, throw=throw)
+        options: Any = dict(rtol=rtol, atol=atol, dt0=dt0, max_steps=24, throw=throw)
         sol = jaxode.odeint(field, y0, ts, a, adjoint=adjoint, **options)
         return jnp.sum(sol.ys[-1]), (sol.ys, sol.stats.success)
 
