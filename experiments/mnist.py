@@ -12,6 +12,7 @@ JAX takes a second to import. So what needs it is imported within functions here
 for a typing error, and not before Ctrl-C works.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -67,9 +68,11 @@ def train(config: "Config") -> dict[str, Any]:
                             state, part, programs, run.after_rows
                         )
                         run.save(state, part)
+                        run.stop_if_asked()
                     record = trainer.score_epoch(state, part, programs)
                     with saving_first():
                         run.keep(state, record)
+                        run.stop_if_asked()
             except RunStopped as stop:
                 raise run.give_up(stop) from stop
         return run.finish()
@@ -94,37 +97,50 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         set_xla_cpu_flags()
         from classifier.evaluation import evaluate
 
+        is_distributed = False
         work = partial(evaluate, asked)
     else:
         config = read_settings(arguments)
         check(config)
         set_xla_cpu_flags()
         use_one_thread_if_small(config.batch_size, config.channels)
-        work = partial(train, config)
+        is_distributed = config.distributed
+        work = partial(train_in_processes if is_distributed else train, config)
 
     from console.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
-    require_device()
+    if not is_distributed:  # where the others must be found first
+        require_device()
     with in_one_line():
         return work()
 
 
+def train_in_processes(config: "Config") -> dict[str, Any]:
+    """`train`, in as many processes as the settings say."""
+    from classifier.processes import in_processes
+
+    return in_processes(train, config)
+
+
 def read_settings(arguments: Sequence[str]) -> "Config":
     """The settings of a training run, checked for their types only."""
-    from classifier.config import Config, PRESETS
+    from classifier.config import Config, defaults
     from classifier.run_folder import read_run
     from console.command_line import parse, peek
 
     resumed = peek(arguments, "--resume")
     if resumed is None:
         preset = peek(arguments, "--preset") or "default"
-        # An unknown name is left for the parser to complain about.
-        default = PRESETS.get(preset, PRESETS["default"])
+        default = defaults(preset, peek(arguments, "--model"))
     else:
         # Whatever is not given is as in the run, so what differs was asked for.
         _, default, _ = read_run(Path(resumed))
-    return parse(Config, arguments, "mnist.py", default)
+    config = parse(Config, arguments, "mnist.py", default)
+    if config.decay_epochs is None:
+        # Kept as a number, so that the rate of a run resumed for more is as it was.
+        config = dataclasses.replace(config, decay_epochs=float(config.epochs))
+    return config
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import jaxode
 from classifier.config import Config
+from classifier.networks import Network
 from classifier.records import Part
 from classifier.run_folder import read_settings, RunFolder, settings_that_decide
 from classifier.setup import build_model, build_optimiser
@@ -167,7 +168,7 @@ def load_state(
     return state
 
 
-def load_model(folder: RunFolder, config: Config) -> jaxode.nn.ODENet:
+def load_model(folder: RunFolder, config: Config) -> Network:
     """The trained network of a run, to be solved under the settings of `config`.
 
     Raises:

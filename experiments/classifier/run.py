@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxode
 from classifier.checkpoint import load_state, read_checkpoint, Saved
 from classifier.checks import check_resumed
 from classifier.config import Config
 from classifier.curves import draw_curves
-from classifier.data import Data, place, require_same
+from classifier.data import Data, describe_division
+from classifier.devices import place
+from classifier.fingerprint import require_same
+from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
+from classifier.processes import as_any, is_first
 from classifier.records import epoch_line, Part, score, what_failed
 from classifier.run_folder import read_run, RunFolder, stored_settings
 from classifier.setup import count_parameters
@@ -85,7 +87,7 @@ class Run:
                 has other settings or cannot be read.
         """
         if config.resume is None:
-            path = make_folder(config.out, config.adjoint)
+            path = make_folder(config.out, run_name(config))
         else:
             path = read_run(config.resume)[0].path
         with locked(path):
@@ -166,8 +168,9 @@ class Run:
         }
         self.about = {**self.about, **facts, **self._provenance()}
         folder.write_config(self.config, **self.about)
-        command = shlex.join(["python", sys.argv[0], "--resume", str(folder.path)])
-        set_interrupt_hint(f"Interrupted. Go on with: {command}")
+        if is_first():
+            command = shlex.join(["python", sys.argv[0], "--resume", str(folder.path)])
+            set_interrupt_hint(f"Interrupted. Go on with: {command}")
         return place(state, data.sharding)
 
     def _provenance(self) -> dict[str, Any]:
@@ -201,12 +204,8 @@ class Run:
             f"data set    {name}: {len(data.train):,} images to train "
             f"on, {len(data.scored):,} {data.scored_on} images"
         )
-        used = 1 if data.sharding is None else data.sharding.mesh.size
-        if used < jax.device_count():
-            self.reporter.info(
-                f"devices     {used} of {jax.device_count()} used: both batch sizes "
-                "must be divisible by their number"
-            )
+        if data.sharding is not None:
+            self.reporter.info(f"devices     {describe_division(self.config, data)}")
         self.reporter.info(f"parameters  {num_parameters:,}")
 
     def compile(self, trainer: Trainer, state: TrainState) -> Programs:
@@ -223,11 +222,21 @@ class Run:
         Raises:
             Interrupted: if a signal asks for the end, when all is saved.
         """
-        number = stop_asked()
+        number = as_any(stop_asked() or 0)
         is_due = time.monotonic() - self._saved_at > _SAVE_EVERY_S
-        if number is not None or is_due:
+        if number or is_due:
             self.save(state, part)
-        if number is not None:
+        if number:
+            raise Interrupted(number)
+
+    def stop_if_asked(self) -> None:
+        """Ends the run between two epochs, or before one is scored.
+
+        Raises:
+            Interrupted: if a signal asks for the end; all is saved.
+        """
+        number = as_any(stop_asked() or 0)
+        if number:
             raise Interrupted(number)
 
     def save(self, state: TrainState, part: Part | None) -> None:
@@ -281,7 +290,7 @@ class Run:
             InputError: if nothing has been learned.
         """
         last, name = self.history[-1], self.about["dataset"]
-        title = f"{name}, {self.config.adjoint}, {score(last)}"
+        title = f"{name}, {run_name(self.config)}, {score(last)}"
         try:
             draw_curves(self.history, title, self.folder.curves)
         except OSError as error:

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints, Literal
 
 from classifier.checks import check
-from classifier.config import Config, NOT_COMPARED
+from classifier.config import ADDED, Config, NOT_COMPARED, ONE_CALL
 from console.command_line import InputError
 from console.files import write_whole
-
-
-_NOT_STORED = ("out", "resume", "quiet")
 
 
 class RunFolder:
@@ -88,14 +85,14 @@ def stored_settings(config: Config) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in settings.items()
-        if name not in _NOT_STORED
+        if name not in ONE_CALL
     }
 
 
 def read_settings(settings: dict[str, Any], source: Path) -> Config:
     """The inverse of `stored_settings`; `source` is the file that errors name."""
-    names = {field.name for field in dataclasses.fields(Config)} - {*_NOT_STORED}
-    differing = names ^ set(settings)
+    names = {field.name for field in dataclasses.fields(Config)} - {*ONE_CALL}
+    differing = (names ^ set(settings)) - (set(ADDED) - set(settings))
     if differing:
         raise InputError(
             f"{source} was written by another version of this script: it differs in "

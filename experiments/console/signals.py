@@ -54,7 +54,7 @@ def stop_asked() -> int | None:
 
 
 def ask_to_stop(number: int, why: str) -> None:
-    """Stops the command as a signal would, at the end of `saving_first`."""
+    """Stops the command as a signal does within `saving_first`."""
     with _asked.lock:
         first, _asked.number = _asked.number, _asked.number or number
     if first is None:
@@ -63,10 +63,9 @@ def ask_to_stop(number: int, why: str) -> None:
 
 @contextlib.contextmanager
 def saving_first() -> Iterator[None]:
-    """While the body runs, a first signal is noted, and the body is to end soon.
+    """While the body runs, a first signal is only noted, for `stop_asked` to tell.
 
-    Raises:
-        Interrupted: at the end, if there was one.
+    The body is to look soon, and to raise `Interrupted` when it has saved.
     """
     _asked.is_saving = True
     try:
@@ -74,9 +73,6 @@ def saving_first() -> Iterator[None]:
     finally:
         with _asked.lock:
             _asked.is_saving = False
-            number = _asked.number
-    if number is not None:
-        raise Interrupted(number)
 
 
 def end_on_signals() -> None:

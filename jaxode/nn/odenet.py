@@ -1,6 +1,6 @@
 """The classifier: stem, ODE block, head."""
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ from .._solve.stats import SolveStats
 from .block import ODEBlock
 from .field import ConvField
 from .layers import Head, Stem
+from .paper_layers import PaperHead, PaperStem
 from .shapes import Images, Logits
 
 
@@ -29,9 +30,11 @@ class ODENet(eqx.Module):
         head: y(1) to logits.
     """
 
-    stem: Stem
+    parts: ClassVar[Any] = (Stem, ConvField, Head)
+
+    stem: Stem | PaperStem
     block: ODEBlock
-    head: Head
+    head: Head | PaperHead
 
     def __init__(
         self,
@@ -60,11 +63,12 @@ class ODENet(eqx.Module):
             ValueError: as `ConvField` and `ODEBlock` do.
         """
         stem_key, field_key, head_key = jax.random.split(key, 3)
-        field = ConvField(channels, key=field_key, plain=plain, activation=activation)
+        stem, field, head = self.parts
+        made = field(channels, key=field_key, plain=plain, activation=activation)
         usual = dict(rtol=0.1, atol=0.1, max_steps=64, unroll=not plain)
-        self.block = ODEBlock(field, per_sample=per_sample, **(usual | settings))
-        self.stem = Stem(channels, key=stem_key)
-        self.head = Head(channels, key=head_key)
+        self.block = ODEBlock(made, per_sample=per_sample, **(usual | settings))
+        self.stem = stem(channels, key=stem_key)
+        self.head = head(channels, key=head_key)
 
     def __call__(self, images: Images, *, key: Any = None) -> Logits:
         """Classifies a batch. Never raises on a failed solve: see `with_stats`.

@@ -102,16 +102,27 @@ def loss_and_metrics(
     Returns:
         The mean over the images that count, in nats; and the sums behind it.
     """
+    loss_sum, metrics = sums(model, images, labels, mask)
+    return loss_sum / metrics.total.astype(loss_sum.dtype), metrics
+
+
+def sums(
+    model: PyTree,
+    images: Num[Array, "batch height width 1"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"] | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """`loss_and_metrics`, with the sum of the losses in place of their mean."""
     logits, counts, succeeded = _classify(model, images)
 
-    # The mean over the images that count.
+    # The sum over the images that count.
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     loss_sum = jnp.sum(jnp.where(mask, losses, 0))
     total = jnp.sum(mask, dtype=jnp.int32)
 
-    # The sums behind it.
+    # The sums beside it.
     is_correct = jnp.argmax(logits, axis=-1) == labels
     is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & succeeded & mask
     metrics = dataclasses.replace(
@@ -122,7 +133,7 @@ def loss_and_metrics(
         batches=jnp.ones((), jnp.int32),
         **counts,
     )
-    return loss_sum / total.astype(loss_sum.dtype), metrics
+    return loss_sum, metrics
 
 
 def _classify(

@@ -40,7 +40,7 @@ def calls(draw: Any) -> tuple[np.ndarray, ...]:
 
 
 @cache
-def program(adjoint: str, throw: bool) -> Any:
+def program(adjoint: Any, throw: bool) -> Any:
     """Solution, gradient and whether the solve succeeded."""
 
     def field(t, y, a):

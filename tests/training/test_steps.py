@@ -266,7 +266,8 @@ def test_cutting_an_epoch_changes_no_bit(cuts):
     assert same_bits(run_rows(images, labels, cuts, max_shift=2), whole)
 
 
-def test_augmentation_is_decided_by_the_step():
+@pytest.mark.parametrize("augmentation", ["max_shift", "crop"])
+def test_augmentation_is_decided_by_the_step(augmentation):
     images, labels = make_data(10)
     order = jnp.zeros((2, 10), jnp.int32) + jnp.arange(10, dtype=jnp.int32)[None]
     # The same batch and, at a learning rate of zero, the same weights at both steps.
@@ -277,7 +278,7 @@ def test_augmentation_is_decided_by_the_step():
         state = make_state(still)
         state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
         _, metrics = train_steps(
-            data, state, Metrics.zeros(), optimiser=still, max_shift=2
+            data, state, Metrics.zeros(), optimiser=still, **{augmentation: 2}
         )
         losses.append(float(metrics.loss_sum))
     assert losses[0] != losses[1] == losses[2]

@@ -1,7 +1,6 @@
 """Random command lines: each runs, or is refused in a line; nothing else is raised."""
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,7 +12,6 @@ from runs import TINY, train
 import jaxode
 import mnist
 from classifier import evaluation
-from classifier.checkpoint import load_model
 from classifier.config import Config, EvaluateConfig
 from classifier.loop import Trainer
 from classifier.setup import build_optimiser
@@ -82,7 +80,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def up_to_training(monkeypatch, tmp_path) -> Iterator[None]:
+def up_to_training(monkeypatch, tmp_path) -> None:
     """Everything but compiling and training; any data set is the digits."""
     digits = jaxode.datasets.load("digits")
 
@@ -96,15 +94,14 @@ def up_to_training(monkeypatch, tmp_path) -> Iterator[None]:
         trainer.epoch_data(1)
         raise Enough
 
-    def score(config: Config, run_folder: Any, *rest: Any) -> None:
-        load_model(run_folder, config)
+    def score(config: Config, trained: Any, *rest: Any) -> None:
+        trained.load(config)
         raise Enough
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jaxode.datasets, "load", load)
     monkeypatch.setattr(Trainer, "compile", compile_)
     monkeypatch.setattr(evaluation, "_score", score)
-    return
 
 
 RANDOM = settings(

@@ -8,7 +8,7 @@ import pytest
 from runs import record
 
 from classifier.checks import check_resumed
-from classifier.config import Config
+from classifier.config import ADDED, Config
 from classifier.run_folder import read_run, read_settings, RunFolder, stored_settings
 from console.command_line import InputError
 
@@ -36,6 +36,13 @@ def test_settings_of_another_version_are_named():
     del settings["shift"]
     with pytest.raises(InputError, match="differs in the settings dropout, shift"):
         read_settings(settings, Path("config.json"))
+
+
+def test_settings_of_the_first_version_are_read():
+    settings = stored_settings(Config(lr=0.5))
+    for name in ADDED:
+        del settings[name]
+    assert read_settings(settings, Path("config.json")) == Config(lr=0.5)
 
 
 @pytest.mark.parametrize("lines", [0, 1, 3])

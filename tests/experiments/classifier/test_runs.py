@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from runs import arrays, content, metrics, numbers, TINY, train
 
+import jaxode
 import mnist
 from console.command_line import InputError
 
@@ -184,6 +185,39 @@ def test_evaluate_takes_another_solver(whole):
     assert "rk4, steps of 0.25" in printed
     # Four steps of four calls.
     assert "field calls 16.0 per solve" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["residual", "rknet", "paper-residual"])
+def test_every_model_is_trained_and_scored(tmp_path, model):
+    size = "--dataset digits --train-size 64 --batch-size 32 --channels 2".split()
+    options = [*size, "--model", model, "--preset", "paper", "--epochs", 1]
+    train(*options, "--out", tmp_path / "run")
+    last = metrics(tmp_path / "run")[-1]
+    score = f"test {last['test_accuracy']:.2%} ({last['test_correct']}/360)"
+    assert score in train("evaluate", tmp_path / "run", "--quiet")
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_is_resumed_to_the_same_bits(tmp_path):
+    tiny = [*TINY, "--preset", "paper", "--batch-size", 32, "--epochs"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(*tiny, 2, "--out", whole)
+    train(*tiny, 1, "--decay-epochs", 2, "--out", parts)
+    train("--resume", parts, "--epochs", 2)
+    assert arrays(parts) == arrays(whole)
+
+
+@pytest.mark.slow
+def test_weights_are_scored_as_the_run_they_are_from(whole, tmp_path, getkey):
+    writer = pytest.importorskip("safetensors.numpy")
+    model = jaxode.nn.ODENet(2, key=getkey())
+    path = tmp_path / "weights.safetensors"
+    writer.save_file(jaxode.nn.to_torch(model), path)
+    dataset = jaxode.datasets.load("digits")
+    scored = jaxode.training.evaluate(model, *dataset.test, batch_size=360)
+    printed = train("evaluate", path, "--dataset", "digits", "--quiet")
+    assert f"({int(scored.correct)}/360)" in printed
 
 
 def test_updates_that_fail_stop_the_run(tmp_path, capsys):
