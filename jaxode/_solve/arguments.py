@@ -174,13 +174,15 @@ def check_step_control(
     for name, value in (("rtol", rtol), ("atol", atol), ("dt0", dt0)):
         if value is None:
             continue
-        if not eqx.is_array_like(value):
+        if not eqx.is_array_like(value) or np.iscomplexobj(value):
             raise TypeError(
                 f"{name} must be a number such as {USUAL[name]}; got {value!r}."
             )
         if np.ndim(value) != 0:
             raise ValueError(f"{name} must be one number; got shape {np.shape(value)}.")
     check_tolerances(rtol, atol)
+    if type(dt0) is int and dt0.bit_length() > 1000:
+        raise ValueError("dt0 must be finite; got an integer beyond float64.")
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     name = type(solver).__name__
     if rtol is not None and not adaptive:

@@ -34,7 +34,8 @@ def check_tolerances(rtol: Any, atol: Any) -> None:
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is None or isinstance(value, Tracer):
             continue
-        if not 0 < value < np.inf:
+        is_finite = type(value) is not int or value.bit_length() <= 1000
+        if not 0 < value < np.inf or not is_finite:
             need = "positive" if not value > 0 else "finite"
             raise ValueError(
                 f"{name} must be {need}; got {value}. Pass a number such as "
@@ -74,8 +75,10 @@ def checked_tolerance(name: str, x: Any, dtype: jnp.dtype, throw: bool) -> Any:
 
     Where it is traced, it is checked at run time if `throw` is set.
     """
-    if x is None or type(x) in (int, float):
-        return x
+    if x is None:
+        return None
+    if type(x) in (int, float):
+        return float(x)  # an integer may be beyond an int32
     x = jnp.asarray(x, dtype)
     if throw and isinstance(x, Tracer):
         message = f"{name} must be positive and finite, such as {USUAL[name]}."

@@ -125,7 +125,9 @@ class SolveSettings(eqx.Module):
             norm = PartNorm(norm)
         dt0 = self.dt0
         if dt0 is not None:
-            dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, self.throw)
+            # An integer may be beyond an int32.
+            dt0 = float(dt0) if type(dt0) is int else jax.lax.stop_gradient(dt0)
+            dt0 = check_initial_step(dt0, ts, self.throw)
         jumps = jumps_for(self.jumps, ts, self.throw)
         if jumps is not None:
             check_stages(self.solver)

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 LIMITS = jnp.finfo(jnp.float32)
 EXTREME = [0.0, -0.0, 1.0, -1.0, 1e-3, 0.5, 1e-7, 1e-30, 1e-38, 1e-45, -1e-3, 1e7, 1e30]
 EXTREME += [float(LIMITS.max), float(LIMITS.tiny), math.inf, -math.inf, math.nan]
-NUMBERS = st.sampled_from(EXTREME) | st.floats(width=32)
-USUAL = st.floats(1e-4, 0.5, width=32)
+NUMBERS = st.sampled_from(EXTREME) | st.floats(width=32, allow_subnormal=False)
+USUAL = st.floats(2**-13, 0.5, width=32)
 CALLS = settings(max_examples=150, deadline=None, derandomize=True)
 
 
@@ -32,9 +32,9 @@ def calls(draw: Any) -> tuple[np.ndarray, ...]:
     """Times, state, parameter, tolerances and first step, half of them usual."""
     is_odd = st.booleans()
     pick = lambda usual: draw(NUMBERS if draw(is_odd) else usual)
-    ts = [pick(st.floats(0, 2, width=32)) for _ in range(4)]
+    ts = [pick(st.floats(0, 2, width=32, allow_subnormal=False)) for _ in range(4)]
     ts = sorted(ts, key=lambda t: (math.isnan(t), t)) if draw(is_odd) else ts
-    y0 = [pick(st.floats(-2, 2, width=32)) for _ in range(2)]
+    y0 = [pick(st.floats(-2, 2, width=32, allow_subnormal=False)) for _ in range(2)]
     rest = [pick(USUAL) for _ in range(4)]
     return tuple(np.asarray(x, np.float32) for x in (ts, y0, *rest))
 
@@ -104,7 +104,7 @@ NAMES = ("rtol", "atol", "dt0", "max_steps", "jumps", "solver", "adjoint", "cont
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(given_settings=st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4))
 def test_any_settings_are_taken_or_refused_by_a_type_or_value_error(given_settings):
-    message = " ".join(NAMES)
+    message = "no error: " + NAMES[0]
     try:
         jaxode.SolveSettings(**given_settings).for_times(jnp.array([0.0, 1.0]))
     except (TypeError, ValueError) as error:

@@ -33,7 +33,7 @@ def test_run_killed_at_any_moment_ends_with_the_bits_of_one_that_was_not(tmp_pat
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
