@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import each_adjoint, quick_jit
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, Phase, settings, strategies as st
 
 import jaxode
 
@@ -24,7 +24,12 @@ EXTREME = [0.0, -0.0, 1.0, -1.0, 1e-3, 0.5, 1e-7, 1e-30, 1e-38, 1e-45, -1e-3, 1e
 EXTREME += [float(LIMITS.max), float(LIMITS.tiny), math.inf, -math.inf, math.nan]
 NUMBERS = st.sampled_from(EXTREME) | st.floats(width=32, allow_subnormal=False)
 USUAL = st.floats(2**-13, 0.5, width=32)
-CALLS = settings(max_examples=150, deadline=None, derandomize=True)
+CALLS = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+)
 
 
 @st.composite
