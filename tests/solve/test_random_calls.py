@@ -69,7 +69,8 @@ def test_call_in_which_nothing_throws_always_answers(adjoint):
         ts, y0, *rest = call
         (_, (ys, success)), grad = program(adjoint, False)(y0, ts, *rest)
         rtol, atol, dt0 = map(float, rest[1:])
-        steps = np.diff(ts)
+        with np.errstate(all="ignore"):
+            steps = np.diff(ts)
         is_right = np.isfinite(ts).all() and ((steps >= 0).all() or (steps <= 0).all())
         is_right &= rtol > 0 and atol > 0 and math.isfinite(rtol + atol)
         is_right &= math.isfinite(dt0) and dt0 != 0 and dt0 * (ts[-1] - ts[0]) >= 0
@@ -93,7 +94,8 @@ def test_call_that_may_throw_answers_or_throws_what_is_documented():
         try:
             result = program("discrete", True)(y0, ts, *rest)
             jax.block_until_ready(result)
-        except RuntimeError as error:  # SolveError, or what JAX makes of it
+        # SolveError or a refused time, or what JAX makes of them.
+        except (RuntimeError, ValueError) as error:
             message = str(error)
         assert "must be" in message or "solve" in message
 
