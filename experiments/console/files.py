@@ -94,11 +94,18 @@ def keep_previous(path: Path, previous: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replaces a file in one step."""
+    """Replaces a file in one step.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     from jaxode.training import atomic_write
 
-    with atomic_write(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    try:
+        with atomic_write(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _is_leftover(path: Path) -> bool:

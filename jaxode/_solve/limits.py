@@ -57,10 +57,15 @@ def is_usable_step(dt0: Array, ts: Float[Array, " time"]) -> Array:
 def void_unless_usable(
     ts: Float[Array, " time"], rtol: Any, atol: Any, dt0: Any
 ) -> Float[Array, " time"]:
-    """The times of a solve, NaN where a traced setting is out of bounds.
+    """The times of a solve, NaN where they or a traced setting are out of bounds.
 
-    So the solve fails, under every adjoint, and no gradient comes out of it.
+    So the solve fails, under every adjoint, and no gradient comes out of it. Diffrax
+    would raise for times that are not in order.
     """
+    if isinstance(ts, Tracer):
+        steps = jnp.diff(ts)
+        in_order = jnp.all(steps >= 0) | jnp.all(steps <= 0)
+        ts = jnp.where(in_order & jnp.all(jnp.isfinite(ts)), ts, jnp.nan)
     for name, value in (("rtol", rtol), ("atol", atol), ("dt0", dt0)):
         if not isinstance(value, Tracer):
             continue

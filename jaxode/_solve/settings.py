@@ -96,7 +96,7 @@ class SolveSettings(eqx.Module):
         return dataclasses.replace(self, **changes)
 
     def times_of(self, ts: Float[Array, " time"]) -> Float[Array, " time"]:
-        """The times of a solve, NaN where a traced setting is none, so that it fails.
+        """The times of a solve; NaN, so that it fails, where traced ones make no sense.
 
         Where `throw` is set, `for_times` raises instead for all but the jumps.
         """
