@@ -69,6 +69,11 @@ class Data:
             InputError: if more images are asked for than there are.
         """
         train, scored, scored_on = split_data(config, dataset)
+        if config.batch_size > len(train.labels):
+            raise InputError(
+                f"--batch-size must be at most {len(train.labels)}, the images of "
+                f"{dataset.name} to train on; got {config.batch_size}."
+            )
         sharding = batch_sharding(config) if all_devices else None
         return cls(
             name=dataset.name,

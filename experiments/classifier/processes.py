@@ -119,6 +119,18 @@ def _apart(config: Config) -> Iterator[Config]:
             yield dataclasses.replace(config, quiet=True)
 
 
+def is_first() -> bool:
+    """Whether this process is the one that keeps the run."""
+    return jax.process_index() == 0
+
+
+def as_any(number: int) -> int:
+    """The largest number that a process has: where one is to stop, all are."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
 def as_the_first(number: int) -> int:
     """The number that the first process has: what a clock decides, one must decide."""
     if jax.process_count() == 1:

@@ -78,7 +78,7 @@ def find_event(
         settings: How.
         directions: As `check_directions` returns them.
     """
-    setup = prepare(field, args, ts, settings.for_times(ts))
+    setup = prepare(field, args, settings.times_of(ts), settings.for_times(ts))
     direction = jnp.ones((), ts.dtype) if setup.direction is None else setup.direction
     values = lambda t, y: values_of(events, args, t * direction, y)
     watched = Watched.start(setup, values, directions, y0)
