@@ -12,6 +12,7 @@ from helpers import (
     ADJOINTS,
     Counting,
     Counts,
+    counts_every_call,
     each_adjoint,
     quick_jit,
     some_slow,
@@ -262,6 +263,7 @@ def gradient_with_counts(case: str) -> Any:
     return forward, jax.tree.map(float, backward), counts.read()
 
 
+@counts_every_call
 @pytest.mark.parametrize("case", some_slow(BACKWARD, *USUAL_BACKWARD))
 def test_backward_nfe_is_what_the_field_counts(case):
     forward, backward, (calls, vjps) = gradient_with_counts(case)
