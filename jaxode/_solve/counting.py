@@ -94,7 +94,10 @@ def _run(
     known = dict(zip([*program.constvars, *program.invars], inputs, strict=True))
 
     def read(x):
-        return jnp.asarray(x.val, x.aval.dtype) if isinstance(x, Literal) else known[x]
+        if isinstance(x, Literal):
+            kind: Any = x.aval
+            return jnp.asarray(x.val, kind.dtype)
+        return known[x]
 
     for operation in _needed(program):
         if _makes_calls(operation):

@@ -130,8 +130,9 @@ def with_tolerances(
     """
     # `isinstance` looks through it, its attributes do not.
     if issubclass(type(solver), diffrax.HalfSolver):
-        inner = with_tolerances(solver.solver, controller)
-        return eqx.tree_at(lambda s: s.solver, solver, inner)
+        halved: Any = solver
+        inner = with_tolerances(halved.solver, controller)
+        return eqx.tree_at(lambda s: s.solver, halved, inner)
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return solver
     finder: Any = solver.root_finder
