@@ -98,6 +98,24 @@ class Config:
     random: shift in the paper's words."""
     channels: int = 6
     """Width of the network. 2 for weak machines."""
+    activation: Literal["relu", "softplus", "tanh"] = "relu"
+    """Activation within the field or the residual blocks."""
+    time: bool = False
+    """Give the time to the field's convolution as a channel, as paper always does."""
+    augment: int = 0
+    """Channels of zeros that the state has beside those of the stem."""
+    zero_init: bool = False
+    """Start from a field of zero: the scale of its last normalisation is."""
+    t1: float = 1.0
+    """End of the ODE, which starts at time 0."""
+    learn_t1: bool = False
+    """Train the end of the ODE with the weights, from t1 on."""
+    kinetic: float = 0.0
+    """Weight in the loss of the integral of the mean square of dy/dt."""
+    jacobian: float = 0.0
+    """Weight in the loss of the integral of the field's squared Jacobian."""
+    steer: float = 0.0
+    """In training, end the ODE at random, up to so much before or after t1."""
     solver: SolverName = "dopri5"
     """ODE solver. euler, rk4 and rk38 need fixed-steps."""
     rtol: float = 0.1
@@ -105,7 +123,7 @@ class Config:
     atol: float = 0.1
     """Absolute tolerance of the solve."""
     dt0: float | None = None
-    """First step of the solve, which runs from 0 to 1; by Hairer's rule if None."""
+    """First step of the solve; by Hairer's rule if None."""
     fixed_steps: bool = False
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
@@ -222,7 +240,10 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What takes the place of a preset's settings for a model that is not the preset's."""
 
-ADDED = ("model", "blocks", "weights", "schedule", "crop")
+ADDED = tuple(
+    "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
+    "kinetic jacobian steer".split()
+)
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
 

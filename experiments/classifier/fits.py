@@ -16,7 +16,12 @@ FITS: dict[str, tuple[str, ...]] = {
     "weights": RESIDUAL,
     "solver": ODE + ONE_STEP,
     "adjoint": ODE + ONE_STEP,
+    "activation": ODE + ONE_STEP + RESIDUAL,
+    "time": ("odenet", "rknet"),
+    "zero_init": ("paper", "paper-rknet"),
+    **dict.fromkeys(["augment", "t1", "kinetic", "jacobian"], ODE + ONE_STEP),
     **dict.fromkeys(["rtol", "atol", "dt0", "fixed_steps", "max_steps"], ODE),
+    **dict.fromkeys(["learn_t1", "steer"], ODE),
 }
 """Setting to the models that have it; all models have the others."""
 

@@ -13,7 +13,7 @@ import optax
 import jaxode
 from classifier.config import Config
 from classifier.data import Data, eval_batch_size, place
-from classifier.networks import Network
+from classifier.networks import learned_end, Network
 from classifier.records import sums_on_host, test_record, train_record
 from classifier.setup import Keys
 from console.progress import Reporter, Show
@@ -108,6 +108,7 @@ class Trainer:
             "train_seconds": round(train_seconds, 4),
             "test_seconds": round(test_seconds, 4),
             "images_per_second": round(num_images / train_seconds, 2),
+            **learned_end(state.model),
         }
 
     def score(self, model: Network, programs: Programs) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def train_step(
     labels: Int[Array, " batch"],
     *,
     optimiser: optax.GradientTransformation,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on one batch.
 
@@ -87,11 +88,13 @@ def train_step(
         images: One batch, as the model takes it.
         labels: Class of each image.
         optimiser: The transformation that `state` was created with.
+        key: Randomness of the model, for one that is trained otherwise than it is
+            scored (`loss_and_metrics`); without, it is trained as it is scored.
 
     Returns:
         The state after the step, and the metrics of the batch before the update.
     """
-    return _step(state, images, labels, optimiser)
+    return _step(state, images, labels, optimiser, key)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -143,7 +146,8 @@ def train_steps(
             images = random_shift(key, images, max_shift)
         if crop:
             images = random_crop(jax.random.fold_in(key, 1), images, crop)
-        state, step_metrics = _step(state, images, labels, optimiser)
+        own_key = jax.random.fold_in(key, 2)
+        state, step_metrics = _step(state, images, labels, optimiser, own_key)
         arrays = _replicate(eqx.filter(state, eqx.is_array), sharding)
         return index + 1, arrays, metrics.merge(step_metrics)
 
@@ -194,12 +198,16 @@ def evaluate(
 
 
 def _step(
-    state: TrainState, images, labels, optimiser: optax.GradientTransformation
+    state: TrainState,
+    images,
+    labels,
+    optimiser: optax.GradientTransformation,
+    key: Key[Array, ""] | None,
 ) -> tuple[TrainState, Metrics]:
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
 
     def loss_fn(params):
-        return loss_and_metrics(eqx.combine(params, static), images, labels)
+        return loss_and_metrics(eqx.combine(params, static), images, labels, key=key)
 
     grad_fn = value_and_grad_with_stats(loss_fn, has_aux=True)
     (loss, metrics), grads, backward = grad_fn(params)
