@@ -34,7 +34,8 @@ NOT_ADAPTIVE = ("euler", "rk4", "rk38")
 class Config:
     """Trains a neural ODE on images of handwritten digits and scores it.
 
-    Another form scores a finished run: `mnist.py evaluate DIR` (see its own --help).
+    Other forms score a finished run, or weights from PyTorch, and put runs side by
+    side: `mnist.py evaluate DIR` and `mnist.py table DIR...` (see their own --help).
     """
 
     preset: Literal["default", "fast", "post", "paper"] = "default"
@@ -184,6 +185,19 @@ class EvaluateConfig:
     """Print notices and the result only."""
     plain: bool = False
     """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Puts runs of `mnist.py` side by side: printed, as CSV and as a picture."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    seeds: bool = False
+    """Put runs that differ by their seed only into one row: means, and the standard
+    deviation of the accuracy."""
+    out: Path | None = None
+    """New folder for table.csv and table.png; runs/TIME-table if not given."""
 
 
 _OF_THE_POST: dict[str, Any] = dict(channels=6, rtol=0.1, atol=0.1, max_steps=64)

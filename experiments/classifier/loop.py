@@ -108,6 +108,7 @@ class Trainer:
             "train_seconds": round(train_seconds, 4),
             "test_seconds": round(test_seconds, 4),
             "images_per_second": round(num_images / train_seconds, 2),
+            "temporary_bytes": temporary_bytes(programs.train),
             **learned_end(state.model),
         }
 
@@ -191,3 +192,9 @@ def compile_ahead(function: Any, *arguments: Any, **options: Any) -> Callable:
 def _trace(function: Any, *arguments: Any, **options: Any) -> Any:
     """Traces a jitted function; `compile()` of the result needs no Python any more."""
     return function.lower(*arguments, **options)
+
+
+def temporary_bytes(program: Any) -> int | None:
+    """What a compiled program allocates beside inputs and outputs, if it says so."""
+    analysis = program.compiled.memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes
