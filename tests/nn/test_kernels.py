@@ -431,7 +431,6 @@ def test_norm_conv_is_its_plain_parts(channels, groups, activation, getkey):
     found, expected = quick_jit(lambda: (pulled_back(fast), pulled_back(plain)))()
     for one, other in zip(found, expected, strict=True):
         scale = np.max(np.abs(other))
-        print("ERR1", np.max(np.abs(one - other)) / scale)
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * scale)
 
 
