@@ -152,7 +152,7 @@ class Penalised(eqx.Module):
 def test_penalty_is_trained_on_and_is_not_in_the_loss_that_is_reported():
     optimiser = optax.sgd(0.1)
     state = TrainState.create(Penalised(jnp.array(3.0)), optimiser)
-    batch = images(), np.zeros(2, np.int32)
+    batch = jnp.asarray(images()), jnp.zeros(2, jnp.int32)
     same, _ = train_step(state, *batch, optimiser=optimiser)
     assert same.model.w == 3.0
     key = jax.random.key(0)

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from runs import arrays, content, metrics, numbers, TINY, train
 
@@ -209,7 +210,8 @@ def test_weights_are_scored_as_the_run_they_are_from(whole, tmp_path, getkey):
     path = tmp_path / "weights.safetensors"
     writer.save_file(jaxode.nn.to_torch(model), path)
     dataset = jaxode.datasets.load("digits")
-    scored = jaxode.training.evaluate(model, *dataset.test, batch_size=360)
+    images, labels = map(jnp.asarray, dataset.test)
+    scored = jaxode.training.evaluate(model, images, labels, batch_size=360)
     printed = train("evaluate", path, "--dataset", "digits", "--quiet")
     assert f"({int(scored.correct)}/360)" in printed
 

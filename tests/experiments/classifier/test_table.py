@@ -2,6 +2,7 @@
 
 import dataclasses
 from statistics import stdev
+from typing import Any
 
 import equinox as eqx
 import pytest
@@ -12,6 +13,7 @@ from classifier.config import Config
 from classifier.run_folder import RunFolder
 from classifier.setup import build_model
 from console.command_line import InputError
+from jaxode.nn import PaperNet
 
 
 def write_run(folder, right, **settings):
@@ -55,7 +57,9 @@ def test_options_reach_the_network():
     assert (model.augment, model.block.t1, model.regularisers.kinetic) == (2, 2.0, 0.5)
     assert model.block.end_time is not None
     paper = mnist.read_settings(["--model", "paper", "--zero-init"])
-    field = build_model(dataclasses.replace(paper, channels=2)).block.field
+    model = build_model(dataclasses.replace(paper, channels=2))
+    assert isinstance(model, PaperNet)
+    field: Any = model.block.field
     assert not field.norm3.weight.any() and field.norm2.weight.all()
 
 
