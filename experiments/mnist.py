@@ -94,13 +94,20 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         check(config)
         set_xla_cpu_flags()
         use_one_thread_if_small(config.batch_size, config.channels)
-        work = partial(train, config)
+        work = partial(train_in_processes if config.distributed else train, config)
 
     from console.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     with in_one_line():
         return work()
+
+
+def train_in_processes(config: "Config") -> dict[str, Any]:
+    """`train`, in as many processes as the settings say."""
+    from classifier.processes import in_processes
+
+    return in_processes(train, config)
 
 
 def read_settings(arguments: Sequence[str]) -> "Config":

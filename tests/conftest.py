@@ -10,6 +10,8 @@ import pytest
 from helpers import QUICK_FLAGS
 from jaxtyping import Array, Key
 
+from jaxode._jax_versions import enable_x64
+
 
 # A silent upcast or broadcast is a bug in this library, so both raise.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -84,7 +86,7 @@ def x64() -> Iterator[None]:
 
     The switch is off elsewhere: users run in single precision, so the tests must too.
     """
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxode._jax_versions import enable_x64
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -194,7 +196,7 @@ def side_by_side(problems: dict[str, Problem]) -> Problem:
         }
         return jax.vmap(field.join)(rows)
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         start = jax.tree.map(np.asarray, field.join(y0))
     return Problem(field, start, TIMES, pick("args"), exact)
 

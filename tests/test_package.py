@@ -27,9 +27,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 
 # What each room may import from, besides itself. A room is a folder or a file.
-GROUND = {"_files", "_optional"}
+GROUND = {"_files", "_jax_versions", "_optional"}
 ROOMS = {
     "_files": set(),
+    "_jax_versions": set(),
     "_optional": set(),
     "_steps": GROUND,
     "_solve": GROUND | {"_steps"},
@@ -239,8 +240,16 @@ def test_version_is_the_same_everywhere():
     citation = read_document("CITATION.cff")
     cited = re.findall(r"^version: (\S+)$", citation, re.MULTILINE)
     installed = importlib.metadata.version("jaxode")
-    found = [jaxode.__version__, installed, *cited]
-    assert found == [PROJECT["version"]] * 3, "install the package again?"
+    bibtex = re.findall(r"version = \{(\S+)\}", read_document("README.md"))
+    found = [jaxode.__version__, installed, *cited, *bibtex]
+    assert found == [PROJECT["version"]] * 4, "install the package again?"
+
+
+def test_newest_dated_entry_of_the_changelog_is_this_version():
+    changelog, citation = read_document("CHANGELOG.md"), read_document("CITATION.cff")
+    entries = re.findall(r"^## \[([\d.]+)\] - (\S+)$", changelog, re.MULTILINE)
+    [date] = re.findall(r'^date-released: "(\S+)"$', citation, re.MULTILINE)
+    assert entries[0] == (PROJECT["version"], date)
 
 
 def test_licence_is_the_same_everywhere():

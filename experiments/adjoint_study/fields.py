@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from console.precision import enable_x64
+
 
 class Decay(eqx.Module):
     """dy/dt = -rate * y, slow: all of the state is forgotten, little by little."""
@@ -121,7 +123,7 @@ def exact_gradient(problem: Problem, t: float) -> Any:
         field, y0 = params
         return weighted_sum(field.exact(y0, t))
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         return jax.device_get(jax.grad(loss_fn)(problem.params(np.float64)))
 
 

@@ -15,6 +15,7 @@ from adjoint_study.config import Sizes
 from adjoint_study.fields import exact_gradient, PROBLEMS, weighted_sum
 from adjoint_study.gradients import attempt
 from classifier.records import finite
+from console.precision import enable_x64
 from console.progress import Reporter
 
 
@@ -57,7 +58,7 @@ class Gradients:
         Horizon and tolerance are no part of the compiled program.
         """
         steps = self.max_steps if max_steps is None else max_steps
-        with jax.enable_x64(dtype == "float64"):
+        with enable_x64(dtype == "float64"):
             key = adjoint, dtype, steps
             if key not in self._compiled:
                 self._compiled[key] = self._compile(adjoint, steps)

@@ -11,7 +11,8 @@ import jaxode
 from adjoint_study.config import Sizes
 from classifier.checkpoint import load_model, read_checkpoint_header
 from classifier.config import Config
-from classifier.data import Data, place
+from classifier.data import Data
+from classifier.devices import place
 from classifier.loop import Programs, Trainer
 from classifier.records import sums_on_host, test_record, train_record
 from classifier.run_folder import read_run

@@ -62,6 +62,7 @@ def check(config: Config) -> None:
             f"--decay-epochs {config.epochs}, or take --schedule cosine."
         )
     check_fit(config)
+    _check_devices(config)
     is_adaptive = fits(config.model, "rtol") and not config.fixed_steps
     if config.solver in NOT_ADAPTIVE and is_adaptive:
         raise InputError(
@@ -72,6 +73,35 @@ def check(config: Config) -> None:
 
 def _has_groups(channels: int) -> bool:
     return channels % min(32, channels) == 0
+
+
+def _check_devices(config: Config) -> None:
+    named = ("coordinator_address", "num_processes", "process_id")
+    given = [name for name in named if getattr(config, name) is not None]
+    if given and not config.distributed:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{option} is for several processes: add --distributed.")
+    for name in ("devices", "num_processes"):
+        value = getattr(config, name)
+        _require(value is None or value > 0, name, "must be above 0", value)
+    if not given:
+        return
+    missing = [f"--{name.replace('_', '-')}" for name in named if name not in given]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: "
+            "give all of --coordinator-address HOST:PORT, --num-processes N and "
+            "--process-id I, or none of them where JAX detects the others."
+        )
+    assert config.coordinator_address is not None
+    host, _, port = config.coordinator_address.rpartition(":")
+    is_address = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+    need = "must be HOST:PORT, such as 127.0.0.1:1234"
+    _require(is_address, "coordinator_address", need, config.coordinator_address)
+    assert config.process_id is not None and config.num_processes is not None
+    need = f"must be from 0 to --num-processes - 1 ({config.num_processes - 1})"
+    is_one = 0 <= config.process_id < config.num_processes
+    _require(is_one, "process_id", need, config.process_id)
 
 
 def _require(condition: bool, name: str, need: str, value: object) -> None:

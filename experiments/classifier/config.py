@@ -67,7 +67,8 @@ class Config:
     auto: MNIST if it is here or can be downloaded, else digits, with a notice.
     digits: the 1,797 small ones that come with scikit-learn."""
     data_dir: Path | None = None
-    """Folder with the four original files of the data set; only read."""
+    """Folder with the four original files of the data set; only read. MNIST's may be
+    unpacked, and in torchvision's MNIST/raw."""
     epochs: int = 8
     """Passes over the training set."""
     batch_size: int = 64
@@ -144,6 +145,21 @@ class Config:
     """New folder for the results; runs/TIME-ADJOINT if not given."""
     resume: Path | None = None
     """Folder of a run to go on with, under its own settings; epochs may be raised."""
+    step_control: Literal["batch", "device"] = "batch"
+    """Where there are several devices, whose error rules the steps of a solve.
+    batch: that of the whole batch; the result does not depend on their number.
+    device: that of each device's own images; nothing is exchanged within a solve."""
+    devices: int | None = None
+    """How many of the devices of a process to divide batches over; all by default."""
+    distributed: bool = False
+    """Run in several processes, each started with the same settings (docs/scaling.md).
+    The next three are for where JAX does not detect them (Slurm, Kubernetes, TPUs)."""
+    coordinator_address: str | None = None
+    """HOST:PORT on which the first process answers the others."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
     quiet: bool = False
     """Print notices and the result only."""
     plain: bool = False
@@ -256,7 +272,7 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 
 ADDED = tuple(
     "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
-    "kinetic jacobian steer".split()
+    "kinetic jacobian steer step_control".split()
 )
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
@@ -270,5 +286,17 @@ def defaults(preset: str, model: str | None = None) -> Config:
     return dataclasses.replace(chosen, **MODEL_SETTINGS.get(model, {}))
 
 
-NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet")
+ONE_CALL = (
+    "out",
+    "resume",
+    "quiet",
+    "devices",
+    "distributed",
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+)
+"""Settings of one call only, which are not stored."""
+
+NOT_COMPARED = ("data_dir", "epochs", *ONE_CALL)
 """Settings that do not decide the numbers, so that a resumed run may change them."""

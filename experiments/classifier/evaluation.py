@@ -13,9 +13,9 @@ import jaxode
 from classifier.checkpoint import load_model, read_checkpoint_header
 from classifier.checks import check
 from classifier.config import Config, EvaluateConfig
-from classifier.data import batch_sharding, eval_batch_size, place, split_data
+from classifier.data import Images, scoring, split_data
+from classifier.devices import batch_sharding, place
 from classifier.fits import describe
-from classifier.loop import compile_ahead
 from classifier.networks import config_of, Network, solve_settings
 from classifier.records import score, sums_on_host, test_record
 from classifier.run_folder import read_run
@@ -132,17 +132,13 @@ def _score(
         f"scoring     {len(scored.labels):,} {scored_name} images of {dataset.name}, "
         f"{describe(config)}"
     )
-    sharding = batch_sharding(config, len(scored.labels))
-    model = trained.load(config)
-    model, images, labels = place((model, *scored), sharding)
-    options = {
-        "batch_size": eval_batch_size(config, len(scored.labels)),
-        "sharding": sharding,
-    }
+    sharding = batch_sharding(config)
+    model = place(trained.load(config), sharding)
+    how = scoring(config, Images.of(scored, sharding), sharding)
     start = time.perf_counter()
-    program = compile_ahead(jaxode.training.evaluate, model, images, labels, **options)
+    program = how.compile(model)
     middle = time.perf_counter()
-    sums = sums_on_host(program(model, images, labels, **options))
+    sums = sums_on_host(program(model))
     end = time.perf_counter()
     return {
         "dataset": dataset.name,

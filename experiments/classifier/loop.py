@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxode
 from classifier.config import Config
-from classifier.data import Data, eval_batch_size, place
+from classifier.data import Data, scoring
+from classifier.devices import place, train_batches
 from classifier.networks import learned_end, Network
+from classifier.processes import as_the_first
 from classifier.records import sums_on_host, test_record, train_record
 from classifier.setup import Keys
 from console.progress import Reporter, Show
-from jaxode.training import MAX_SKIPPED_IN_A_ROW, Metrics, TrainData, TrainState
+from jaxode.training import (
+    MAX_SKIPPED_IN_A_ROW,
+    Metrics,
+    TrainBatches,
+    TrainData,
+    TrainState,
+)
 
 
 _FIRST_STEPS = 2
@@ -58,7 +67,6 @@ class Trainer:
         Training is compiled while testing is traced and compiled.
         """
         start = time.perf_counter()
-        scored = self.data.scored
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Here and not in the thread, which would not see the matrix precision.
             traced = _trace(
@@ -69,13 +77,9 @@ class Trainer:
                 **self._train_options(),
             )
             train = pool.submit(traced.compile)
-            evaluate = compile_ahead(
-                jaxode.training.evaluate,
-                state.model,
-                scored.images,
-                scored.labels,
-                **self._test_options(),
-            )
+            evaluate = scoring(
+                self.config, self.data.scored, self.data.sharding
+            ).compile(state.model)
             programs = train.result(), evaluate
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
 
@@ -114,11 +118,7 @@ class Trainer:
 
     def score(self, model: Network, programs: Programs) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
-        scored = self.data.scored
-        metrics = programs.evaluate(
-            model, scored.images, scored.labels, **self._test_options()
-        )
-        return sums_on_host(metrics)
+        return sums_on_host(programs.evaluate(model))
 
     def _train(
         self, state: TrainState, epoch: int, programs: Programs, show: Show
@@ -135,6 +135,7 @@ class Trainer:
             if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
                 raise RunStopped(state, epoch, totals)
             size = max(1, round((stop - row) * _SECONDS_PER_CALL / (now - before)))
+            size = as_the_first(size)
             row = stop
             images = min(row * self.config.batch_size, len(self.data.train))
             show(images, now - start, totals["loss"], totals["num_skipped"])
@@ -142,30 +143,38 @@ class Trainer:
 
     def run_rows(
         self,
-        data: TrainData,
+        data: TrainData | TrainBatches,
         state: TrainState,
         metrics: Metrics,
         rows: tuple[int, int],
         programs: Programs,
     ) -> tuple[TrainState, Metrics]:
         """Trains on some rows of an epoch; `state` and `metrics` are donated."""
-        placed = place(jnp.asarray(rows, jnp.int32), self.data.sharding)
+        placed = place(np.asarray(rows, np.int32), self.data.sharding)
         data = dataclasses.replace(data, rows=placed)
         return programs.train(data, state, metrics, **self._train_options())
 
-    def epoch_data(self, epoch: int) -> TrainData:
+    def epoch_data(self, epoch: int) -> TrainData | TrainBatches:
         """What the steps of an epoch read."""
-        keys, train = Keys.of(self.config.seed), self.data.train
+        keys, train, sharding = (
+            Keys.of(self.config.seed),
+            self.data.train,
+            self.data.sharding,
+        )
+        order = jaxode.training.epoch_order(
+            keys.order, epoch, len(train), self.config.batch_size
+        )
+        if sharding is not None:
+            key = keys.augmentation
+            return train_batches(*train.on_host(), np.asarray(order), key, sharding)
         data = TrainData(
             images=train.images,
             labels=train.labels,
-            order=jaxode.training.epoch_order(
-                keys.order, epoch, len(train), self.config.batch_size
-            ),
+            order=order,
             rows=jnp.zeros(2, jnp.int32),
             key=keys.augmentation,
         )
-        return place(data, self.data.sharding)
+        return place(data, None)
 
     def zeros(self) -> Metrics:
         """Metrics to start adding to."""
@@ -177,16 +186,8 @@ class Trainer:
             "max_shift": self.config.shift,
             "crop": self.config.crop,
             "sharding": self.data.sharding,
+            "joint": self.config.step_control == "batch",
         }
-
-    def _test_options(self) -> dict[str, Any]:
-        batch_size = eval_batch_size(self.config, len(self.data.scored))
-        return {"batch_size": batch_size, "sharding": self.data.sharding}
-
-
-def compile_ahead(function: Any, *arguments: Any, **options: Any) -> Callable:
-    """Compiles a jitted function without running it, so that this can be timed."""
-    return _trace(function, *arguments, **options).compile()
 
 
 def _trace(function: Any, *arguments: Any, **options: Any) -> Any:

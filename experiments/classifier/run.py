@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxode
 from classifier.checkpoint import read_checkpoint_header
 from classifier.checks import check_resumed
 from classifier.config import Config
 from classifier.curves import draw_curves
-from classifier.data import Data, place
+from classifier.data import Data, describe_division
+from classifier.devices import place
 from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
 from classifier.records import epoch_line, score
@@ -136,12 +135,8 @@ class Run:
             f"data set    {name}: {len(data.train):,} images to train "
             f"on, {len(data.scored):,} {data.scored_on} images"
         )
-        used = 1 if data.sharding is None else data.sharding.mesh.size
-        if used < jax.device_count():
-            self.reporter.info(
-                f"devices     {used} of {jax.device_count()} used: both batch sizes "
-                "must be divisible by their number"
-            )
+        if data.sharding is not None:
+            self.reporter.info(f"devices     {describe_division(self.config, data)}")
         self.reporter.info(f"parameters  {num_parameters:,}")
 
     def compile(self, trainer: Trainer, state: TrainState) -> Programs:

@@ -10,12 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classifier.config import ADDED, Config, NOT_COMPARED
+from classifier.config import ADDED, Config, NOT_COMPARED, ONE_CALL
 from console.command_line import InputError
 from console.files import write_whole
-
-
-_NOT_STORED = ("out", "resume", "quiet")
 
 
 class RunFolder:
@@ -78,13 +75,13 @@ def stored_settings(config: Config) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in settings.items()
-        if name not in _NOT_STORED
+        if name not in ONE_CALL
     }
 
 
 def read_settings(settings: dict[str, Any], source: Path) -> Config:
     """The inverse of `stored_settings`; `source` is the file that errors name."""
-    names = {field.name for field in dataclasses.fields(Config)} - {*_NOT_STORED}
+    names = {field.name for field in dataclasses.fields(Config)} - {*ONE_CALL}
     differing = (names ^ set(settings)) - (set(ADDED) - set(settings))
     if differing:
         raise InputError(

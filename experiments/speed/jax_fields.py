@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental.ode import odeint as jax_odeint
 
 import jaxode
+from console.precision import enable_x64
 from speed.problems import Problem
 from speed.serve import mean_seconds
 
@@ -149,7 +150,7 @@ def reference_gradient(problem: Problem) -> list[np.ndarray]:
         settings: dict[str, Any] = dict(rtol=1e-9, atol=1e-9, max_steps=2**16)
         return jaxode.odeint(field, y0, ts, p, adjoint="checkpoint", **settings).ys
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         y0, ts, p = _on_device(problem, np.float64)
         _, bars = jax.jit(_value_and_grad(solve, problem, ts))(y0, p)
         return [np.asarray(bar) for bar in jax.tree.leaves(bars)]

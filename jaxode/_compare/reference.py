@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._jax_versions import enable_x64
 from .failure import failure_of
 from .measure import gradient_of, Program
 from .measurement import LeafError, Reference
@@ -41,7 +42,7 @@ def reference_gradient(
     every stage of thousands of steps. Computed twice: at ten times the tolerance too,
     which tells how much of it to believe.
     """
-    with jax.enable_x64(True):
+    with enable_x64(True):
         arguments = jax.tree.map(_in_double, arguments)
 
         def at(tolerance, *arguments):

@@ -22,13 +22,19 @@ def check_state(y0: PyTree) -> PyTree[Array]:
     """`y0` with arrays for leaves.
 
     Raises:
-        ValueError: where it has no leaves.
+        ValueError: where it has no leaves, or no numbers in them.
         TypeError: where a leaf is no floating-point or complex number of at least 32
             bits, or the leaves are not of one precision.
     """
     leaves = jax.tree_util.tree_leaves_with_path(y0)
     if not leaves:
         raise ValueError("y0 has no leaves; pass an array or a pytree of arrays.")
+    # The norm of an error without components is 0 / 0.
+    if all(np.size(leaf) == 0 for _, leaf in leaves):
+        raise ValueError(
+            f"y0 is empty (shape {np.shape(leaves[0][1])}); pass a state of at least"
+            " one number, and leave out batches without samples."
+        )
     dtypes = {}
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)

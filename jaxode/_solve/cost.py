@@ -59,7 +59,7 @@ def with_cost(
                 f"{where} has dtype {dtype}, and the state is in {real}; return "
                 f"it as jnp.asarray(..., jnp.{real})."
             )
-        zeros.append(jnp.zeros(jnp.shape(leaf), dtype))
+        zeros.append(jnp.zeros(np.shape(leaf), dtype))
     sums = jax.tree.unflatten(jax.tree.structure(found), zeros)
     return WithCost(field, cost), Carried(y0, sums)
 

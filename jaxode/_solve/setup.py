@@ -52,6 +52,8 @@ class Setup(NamedTuple):
         max_steps: Steps tried at most, or `None`.
         can_jump: Whether the controller may say that a step starts at a jump.
         reads: Whether there are times between the first and the last.
+        pooled_axes: Axes of a mesh whose devices take every step together.
+        differentiable: Whether JAX is to differentiate the loops by itself.
     """
 
     term: diffrax.ODETerm
@@ -63,6 +65,8 @@ class Setup(NamedTuple):
     max_steps: int | None
     can_jump: bool
     reads: bool
+    pooled_axes: tuple[str, ...] = ()
+    differentiable: bool = False
 
 
 def prepare(
@@ -97,6 +101,7 @@ def prepare(
         max_steps=settings.max_steps,
         can_jump=can_jump(settings),
         reads=ts.shape[0] > 2,
+        pooled_axes=settings.pooled_axes,
     )
 
 

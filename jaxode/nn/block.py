@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from .._solve.closures import VectorField
 from .._solve.odeint import odeint, Solution
 from .._solve.settings import check_names, SolveSettings
+from .._steps.pooled import PartNorm, PooledNorm
 from .by_sample import check_rows, split_by_sample
 from .solve_form import solve_form
 
@@ -87,6 +88,11 @@ class ODEBlock(eqx.Module):
         self.t1 = float(t1)
         self.per_sample = per_sample
         self.settings = SolveSettings(throw=False).replace(**settings)
+        if per_sample and self.settings.norm is not None:
+            raise ValueError(
+                "norm pools the error of a batch over devices, and with "
+                "per_sample=True there is none of the batch; leave one of them out."
+            )
         if not (abs(self.t1) < float("inf") and self.t1):
             raise ValueError(
                 f"t1={t1}: the block integrates from time 0 to t1, so that must be "
@@ -210,6 +216,9 @@ class ODEBlock(eqx.Module):
         settings = self.settings.to_dict()
         if cost is not None:
             settings["cost"] = cost(form.field, start)
+        if isinstance(settings["norm"], PooledNorm):
+            # Which rows count is told by the batch axis, which packing moves.
+            settings["norm"] = PartNorm(settings["norm"], form.unpack)
         solution = odeint(form.field, start, ts, args, **settings)
         # Both ends in the form that the caller knows; the start as it was given.
         y1 = form.unpack(jax.tree.map(lambda ys: ys[-1], solution.ys))

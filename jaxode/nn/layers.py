@@ -145,7 +145,7 @@ def prepare_images(
 
     Raises:
         TypeError: for images that are neither uint8 nor floating.
-        ValueError: for a shape other than `(batch, 28, 28, 1)`.
+        ValueError: for a shape other than `(batch, 28, 28, 1)`, and an empty batch.
     """
     expected = (IMAGE_SIZE, IMAGE_SIZE, 1)
     if images.shape[1:] != expected:
@@ -159,6 +159,10 @@ def prepare_images(
         raise ValueError(
             f"images have shape {images.shape}; the model takes "
             f"(batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 1){hint}."
+        )
+    if images.shape[0] == 0:
+        raise ValueError(
+            f"images have shape {images.shape}, a batch of none; pass at least one."
         )
     if images.dtype == jnp.uint8:
         grey = jnp.asarray(images).astype(dtype)

@@ -12,6 +12,10 @@ from .checkpoint import (
     load_header as load_header,
     save_checkpoint as save_checkpoint,
 )
+from .evaluation import (
+    evaluate as evaluate,
+    evaluate_batches as evaluate_batches,
+)
 from .metrics import loss_and_metrics as loss_and_metrics, Metrics as Metrics
 from .skip import (
     raise_if_stuck as raise_if_stuck,
@@ -20,10 +24,14 @@ from .skip import (
     StuckError as StuckError,
 )
 from .steps import (
-    evaluate as evaluate,
     MAX_SKIPPED_IN_A_ROW as MAX_SKIPPED_IN_A_ROW,
     train_step as train_step,
     train_steps as train_steps,
-    TrainData as TrainData,
     TrainState as TrainState,
+)
+from .train_data import (
+    batch_columns as batch_columns,
+    TestBatches as TestBatches,
+    TrainBatches as TrainBatches,
+    TrainData as TrainData,
 )

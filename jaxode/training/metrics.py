@@ -107,16 +107,29 @@ def loss_and_metrics(
         The mean over the images that count, in nats, with the penalty; and the sums
         behind the mean.
     """
+    loss_sum, penalty, metrics = sums(model, images, labels, mask, key)
+    loss = loss_sum / metrics.total.astype(loss_sum.dtype)
+    return loss if penalty is None else loss + penalty, metrics
+
+
+def sums(
+    model: PyTree,
+    images: Num[Array, "batch height width 1"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""] | None, Metrics]:
+    """`loss_and_metrics`, with the sum of the losses and the penalty, if any, apart."""
     logits, penalty, counts, succeeded = _classify(model, images, key)
 
-    # The mean over the images that count.
+    # The sum over the images that count.
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     loss_sum = jnp.sum(jnp.where(mask, losses, 0))
     total = jnp.sum(mask, dtype=jnp.int32)
 
-    # The sums behind it.
+    # The sums beside it.
     is_correct = jnp.argmax(logits, axis=-1) == labels
     is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & succeeded & mask
     metrics = dataclasses.replace(
@@ -127,8 +140,7 @@ def loss_and_metrics(
         batches=jnp.ones((), jnp.int32),
         **counts,
     )
-    loss = loss_sum / total.astype(loss_sum.dtype)
-    return loss if penalty is None else loss + penalty, metrics
+    return loss_sum, penalty, metrics
 
 
 def _classify(

@@ -14,6 +14,7 @@ from helpers import ADJOINTS, each_adjoint, slope, unchecked_types
 
 import jaxode
 from jaxode._compare.verdict import _pace
+from jaxode._jax_versions import enable_x64
 
 
 RTOLS = (1e-3, 1e-6)
@@ -49,7 +50,7 @@ def compare(loss, params, *data, **settings: Any) -> Any:
 
 @functools.cache
 def rotation() -> Any:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params = {"frequency": jnp.asarray(1.5)}
         y0 = jnp.asarray([0.6, -0.8])
         return compare(end_of(rotate), params, y0, rtols=RTOLS)
@@ -91,7 +92,7 @@ def test_gradient_error_is_that_of_the_closed_form():
     # The loss is x cos a - y sin a - 0.3 (x sin a + y cos a) at a = 2 * frequency.
     x, y, a = 0.6, -0.8, 3.0
     truth = 2 * (-x * np.sin(a) - y * np.cos(a) - 0.3 * (x * np.cos(a) - y * np.sin(a)))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         cell = cell_of("discrete", 1e-3)
         params, y0 = {"frequency": jnp.asarray(1.5)}, jnp.asarray([x, y])
         loss = end_of(rotate, rtol=1e-3, atol=1e-3)
@@ -118,7 +119,7 @@ def test_memory_against_steps():
 
 
 def test_counts_are_those_of_the_solve():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params, y0 = {"frequency": jnp.asarray(1.5)}, jnp.asarray([0.6, -0.8])
         stats: Any = jaxode.odeint(
             rotate, y0, jnp.asarray(TS), params, solver=BOSH3, rtol=1e-6, atol=1e-6

@@ -10,6 +10,7 @@ import pytest
 from helpers import compiled_for_users, quick_jit, some_slow
 from jax import lax
 
+from jaxode._jax_versions import enable_x64
 from jaxode._steps.noinline import noinline
 from jaxode.nn import kernels
 from jaxode.nn.kernels import conv
@@ -48,7 +49,7 @@ RTOL = {"float32": 1e-5, "float64": 2e-14}
 @pytest.fixture(params=some_slow(DTYPES, "float64"))
 def dtype(request):
     """Precision of the test, switched on for it alone."""
-    with jax.enable_x64(request.param == "float64"):
+    with enable_x64(request.param == "float64"):
         yield request.param
 
 
@@ -150,7 +151,7 @@ def test_one_pass_variance_survives_an_offset(centre):
     single = (out_bar, y, *params)
     ours = value_and_cotangents(fast, *single)
     twins = value_and_cotangents(kernels.conv_field_plain, *single)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         double = [jnp.asarray(np.asarray(a), "float64") for a in single]
         truth = value_and_cotangents(kernels.conv_field_plain, *double)
     assert error(ours, truth) < 3 * error(twins, truth)
@@ -316,7 +317,7 @@ def test_stem_and_its_gradients_match_plain(channels, batch, groups, dtype):
     arrays, out_bar = stem_case(channels, batch, dtype)
 
     @partial(jax.jit, static_argnums=0)
-    def value_and_cotangents(form):
+    def value_and_cotangents(form, arrays):
         out, vjp = jax.vjp(lambda *a: form(*a, groups=groups), *arrays)
         images_bar, weight_bar, bias_bar, *rest = vjp(out_bar)
         if groups == channels:
@@ -326,8 +327,10 @@ def test_stem_and_its_gradients_match_plain(channels, batch, groups, dtype):
     def fast_stem(*arrays, **settings):
         return batch_first(kernels.stem(*arrays, **settings))
 
-    actual = value_and_cotangents(fast_stem)
-    assert_close(actual, value_and_cotangents(kernels.stem_plain), RTOL[dtype])
+    # Given, not closed over: JAX 0.6 folds a convolution of constants to a wrong one.
+    actual = value_and_cotangents(fast_stem, arrays)
+    expected = value_and_cotangents(kernels.stem_plain, arrays)
+    assert_close(actual, expected, RTOL[dtype])
 
 
 @pytest.mark.parametrize(

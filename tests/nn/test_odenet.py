@@ -112,6 +112,7 @@ def test_double_precision_images_give_single_precision_logits(x64, getkey):
         ((5, 28, 28), r"pass images\[\.\.\., None\]"),
         ((5, 32, 32, 1), r"takes \(batch, 28, 28, 1\)"),
         ((5, 1, 28, 28), r"takes \(batch, 28, 28, 1\)"),
+        ((0, 28, 28, 1), "a batch of none; pass at least one"),
     ],
 )
 def test_images_of_another_shape_are_refused(getkey, shape, hint):

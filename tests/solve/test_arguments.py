@@ -92,6 +92,7 @@ BAD_STATES = {
     "booleans": (np.ones(2, bool), TypeError, "y0 has dtype bool"),
     "half": (np.ones(2, np.float16), TypeError, "float16, too coarse .*float32"),
     "empty": ({}, ValueError, "y0 has no leaves; pass an array"),
+    "no numbers": (np.ones((0, 2)), ValueError, r"is empty \(shape \(0, 2\)\); pass"),
 }
 
 

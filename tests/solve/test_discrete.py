@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     Counting,
     Counts,
+    needs_shard_map,
     quick_jit,
     relative_error,
     some_slow,
@@ -156,6 +157,9 @@ def test_bytes_bound_the_rows():
     assert jaxode.Discrete(bytes=2**20).num_rows(1024, 10_000) == 1024
     assert jaxode.Discrete().num_rows(2**30, 10_000) == 16
     assert jaxode.Discrete().num_rows(8, 64) == 64
+    # Enough for steps that are repeated once at most.
+    assert jaxode.Discrete().num_rows(2**30, 64) == 8
+    assert jaxode.Discrete().num_rows(2**30, 65) == 10
 
 
 def test_one_row_is_refused():
@@ -295,6 +299,7 @@ def test_batched_loop_selects_rows_and_not_buffers():
     assert selects and not buffers
 
 
+@needs_shard_map
 def test_shard_map_solves_and_differentiates_each_part():
     """Diffrax 735 and 765: Diffrax's loop does not trace there."""
     field, y0, ts, args = PROBLEMS["logistic"].arrays(jnp.float32)

@@ -15,6 +15,7 @@ from helpers import (
     Counting,
     Counts,
     each_adjoint,
+    needs_shard_map,
     quick_jit,
     relative_error,
     some_slow,
@@ -382,6 +383,7 @@ assert nfe.tolist() == nfe_alone.tolist()
 """
 
 
+@needs_shard_map
 @pytest.mark.slow
 def test_shard_map_finds_the_events_of_each_part():
     """A slope by the time that is summed over the mesh has another sign here."""

@@ -21,6 +21,7 @@ from problems import PROBLEMS
 from sklearn.datasets import load_digits
 
 import jaxode
+from jaxode._jax_versions import enable_x64
 
 
 @each_adjoint("backsolve", "discrete")
@@ -129,7 +130,7 @@ def test_gradients_are_finite_differences_of_scipy(x64, adjoint, gradients_by_sc
 @pytest.fixture(scope="module")
 def digits() -> tuple[Any, Any]:
     """The field of the first post on real digits, six channels of their pixels."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         field = jaxode.nn.ConvField(6, key=jax.random.key(0), activation="softplus")
         field = jax.tree.map(lambda x: x.astype(jnp.float64), field)
         source: Any = load_digits()

@@ -18,9 +18,9 @@ from jaxode._solve.odeint import odeint
 from jaxode._solve.probes import value_and_grad_with_stats
 from jaxode._solve.stats import SolveStats
 from jaxode.training.batches import epoch_order
+from jaxode.training.evaluation import evaluate
 from jaxode.training.metrics import Metrics
 from jaxode.training.steps import (
-    evaluate,
     MAX_SKIPPED_IN_A_ROW,
     train_step,
     train_steps,
@@ -198,7 +198,7 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
 
         return call
 
-    monkeypatch.setattr("jaxode.training.steps.value_and_grad_with_stats", failing)
+    monkeypatch.setattr("jaxode.training.gradient.value_and_grad_with_stats", failing)
     # An optimiser of its own, so that the step is traced here.
     optimiser = optax.sgd(0.25)
     start = make_state(optimiser)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._steps.lanes import varying_like
 from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
@@ -64,7 +65,9 @@ def conv_field(
     check_groups(y.shape[0], groups)
     activation_pair(activation)
     rows = y.reshape(*y.shape[:2], -1)
-    params = (weight, bias, scale, offset)
+    given = rows, (weight, bias, scale, offset)
+    # In `jax.shard_map` an array and its cotangent are of one type.
+    rows, params = varying_like(given, given)
     return _field(rows, params, y.shape[3], groups, activation).reshape(y.shape)
 
 

@@ -1,0 +1,31 @@
+"""Names that JAX has changed since the oldest version that is supported.
+
+What is for older ones goes once the oldest is at least the version in its comment.
+"""
+
+from typing import Any
+
+import jax
+import jax.experimental
+from jax import lax
+
+
+if hasattr(jax, "enable_x64"):  # since JAX 0.8
+    enable_x64: Any = jax.enable_x64
+else:
+    enable_x64 = getattr(jax.experimental, "enable_x64")  # noqa: B009, for pyright
+
+
+def varies_over(x: jax.Array) -> frozenset[str]:
+    """The axes of a mesh over which an array varies, in `jax.shard_map`."""
+    kind: Any = jax.typeof(x)
+    if hasattr(kind, "manual_axis_type"):  # since JAX 0.10
+        return frozenset(kind.manual_axis_type.varying)
+    return frozenset(kind.vma)
+
+
+def as_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The same array, varying over more axes of a mesh."""
+    if hasattr(lax, "pcast"):  # since JAX 0.9
+        return lax.pcast(x, axes, to="varying")
+    return getattr(lax, "pvary")(x, axes)  # noqa: B009
