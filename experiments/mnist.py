@@ -6,7 +6,8 @@
 
 Each epoch is a line on the screen and one in `metrics.jsonl`. Exit codes: 0 done; 2
 something that was given cannot be used, or the training failed, and a line or two say
-what to do; 130 Ctrl-C. Needs `pip install -e ".[experiments]"`.
+what to do; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 141 a closed pipe, each with the state
+saved and the command that goes on. Needs `pip install -e ".[experiments]"`.
 
 JAX takes a second to import. So what needs it is imported within functions here: not
 for a typing error, and not before Ctrl-C works.
@@ -22,6 +23,7 @@ from typing import Any, TYPE_CHECKING
 from console.process import (
     exit_code,
     in_one_line,
+    require_device,
     set_xla_cpu_flags,
     use_one_thread_if_small,
 )
@@ -43,9 +45,14 @@ def train(config: "Config") -> dict[str, Any]:
     from classifier.loop import RunStopped, Trainer
     from classifier.run import Run
     from classifier.setup import build_model, build_optimiser
+    from console.signals import saving_first
     from jaxode.training import TrainState
 
-    with Run.open(config) as run, jax.default_matmul_precision(config.precision):
+    with (
+        Run.open(config) as run,
+        jax.default_matmul_precision(config.precision),
+        jax.enable_x64(run.x64),
+    ):
         data = Data.of(config, run.load_data())
         model = build_model(config)
         optimiser = build_optimiser(config, data.steps_per_epoch)
@@ -54,9 +61,19 @@ def train(config: "Config") -> dict[str, Any]:
         if run.epochs_left:
             programs = run.compile(trainer, state)
             try:
-                for epoch in run.epochs_left:
-                    state, record = trainer.run_epoch(state, epoch, programs)
-                    run.keep(state, record)
+                for _ in run.epochs_left:
+                    # A kill while scoring loses nothing of what was trained.
+                    with saving_first():
+                        part = run.saved.next_part
+                        state, part = trainer.train_epoch(
+                            state, part, programs, run.after_rows
+                        )
+                        run.save(state, part)
+                        run.stop_if_asked()
+                    record = trainer.score_epoch(state, part, programs)
+                    with saving_first():
+                        run.keep(state, record)
+                        run.stop_if_asked()
             except RunStopped as stop:
                 raise run.give_up(stop) from stop
         return run.finish()
@@ -82,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         set_xla_cpu_flags()
         from classifier.evaluation import evaluate
 
+        is_distributed = False
         work = partial(evaluate, asked)
     elif arguments[:1] == ["table"]:
         listed = parse(TableConfig, arguments[1:], "mnist.py table")
@@ -94,11 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         check(config)
         set_xla_cpu_flags()
         use_one_thread_if_small(config.batch_size, config.channels)
-        work = partial(train_in_processes if config.distributed else train, config)
+        is_distributed = config.distributed
+        work = partial(train_in_processes if is_distributed else train, config)
 
     from console.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
+    if not is_distributed:  # where the others must be found first
+        require_device()
     with in_one_line():
         return work()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jaxode
 from adjoint_study.config import Sizes
-from classifier.checkpoint import load_model, read_checkpoint_header
+from classifier.checkpoint import load_model, read_checkpoint
 from classifier.config import Config
 from classifier.data import Data
 from classifier.devices import place
@@ -176,12 +176,12 @@ def load_run(path: Path, dataset: jaxode.datasets.Dataset) -> Trained:
             other images.
         jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
-    folder, stored, content = read_run(path)
-    if content["dataset"] != dataset.name:
+    folder, stored, about = read_run(path)
+    if about["dataset"] != dataset.name:
         raise InputError(
-            f"--run {path} was trained on {content['dataset']}, and the images here "
-            f"are {dataset.name}: pass --dataset {content['dataset']}."
+            f"--run {path} was trained on {about['dataset']}, and the images here "
+            f"are {dataset.name}: pass --dataset {about['dataset']}."
         )
-    if read_checkpoint_header(folder, stored) is None:
+    if read_checkpoint(folder, stored, about) is None:
         raise InputError(f"--run {path} has no checkpoint: no epoch was completed.")
     return Trained(f"run {path.name}", stored, load_model(folder, stored), [], {})

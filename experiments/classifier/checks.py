@@ -10,6 +10,10 @@ from classifier.fits import check_fit, fits
 from console.command_line import InputError
 
 
+_MOST_EPOCHS = 1_000_000
+"""Of a schedule; a run of more would have to have its steps counted in 64 bits."""
+
+
 def check(config: Config) -> None:
     """Refuses values that make no sense, before anything is read or written.
 
@@ -22,14 +26,18 @@ def check(config: Config) -> None:
     for name in [*positive.split(), "train_size", "blocks"]:
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
-        _require(value is None or value < float("inf"), name, "must be finite", value)
+        _require_in_range(name, value)
     for name in (
         "momentum clip_norm speed_decay warmup_epochs decay_epochs shift crop holdout "
         "augment kinetic jacobian steer"
     ).split():
         value = getattr(config, name)
         _require(value is None or value >= 0, name, "must not be negative", value)
-        _require(value is None or value < float("inf"), name, "must be finite", value)
+        _require_in_range(name, value)
+    for name in ("warmup_epochs", "decay_epochs"):
+        value = getattr(config, name)
+        need = f"must be at most {_MOST_EPOCHS}"
+        _require(value is None or value <= _MOST_EPOCHS, name, need, value)
     _require(config.momentum < 1, "momentum", "must be below 1", config.momentum)
     for name in ("shift", "crop"):
         pixels = getattr(config, name)
@@ -73,6 +81,18 @@ def check(config: Config) -> None:
 
 def _has_groups(channels: int) -> bool:
     return channels % min(32, channels) == 0
+
+
+def _require_in_range(name: str, value: float | None) -> None:
+    """Refuses what does not fit into the numbers that a device computes with."""
+    if isinstance(value, int):
+        _require(value < 2**31 - 1, name, "must be below 2**31 - 1", value)
+    elif value is not None:
+        _require(value < float("inf"), name, "must be finite", value)
+        need = "must be at most 3e38, the largest of float32"
+        _require(value <= 3e38, name, need, value)
+        need = "must be at least 2e-38, the smallest of float32"
+        _require(value == 0 or value >= 2e-38, name, need, value)
 
 
 def _check_devices(config: Config) -> None:
@@ -131,8 +151,8 @@ def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:
         raise InputError(
             "--out and --resume name different folders; a resumed run stays in its own."
         )
-    if config.epochs < max(stored.epochs, done_epochs):
+    if config.epochs < done_epochs:
         raise InputError(
-            f"--epochs may be raised for a resumed run, but {config.epochs} is below "
-            f"the {max(stored.epochs, done_epochs)} of {config.resume}."
+            f"--epochs may be changed for a resumed run, but {config.epochs} is below "
+            f"the {done_epochs} that {config.resume} has begun."
         )

@@ -69,6 +69,11 @@ class Data:
             InputError: if more images are asked for than there are.
         """
         train, scored, scored_on = split_data(config, dataset)
+        if config.batch_size > len(train.labels):
+            raise InputError(
+                f"--batch-size must be at most {len(train.labels)}, the images of "
+                f"{dataset.name} to train on; got {config.batch_size}."
+            )
         sharding = batch_sharding(config) if all_devices else None
         return cls(
             name=dataset.name,
@@ -87,7 +92,8 @@ def describe_division(config: Config, data: Data) -> str:
     rows = -(-config.batch_size // count)
     of_each = f"{config.batch_size} images on {count}, {rows} on each"
     if rows * count > config.batch_size:
-        of_each += f" ({rows * count - config.batch_size} rows are filled up)"
+        more = rows * count - config.batch_size
+        of_each += f" ({more} {'row' if more == 1 else 'rows'} filled up)"
     if config.step_control == "device":
         of_each += "; each controls its own steps: another number trains otherwise"
     return of_each

@@ -10,18 +10,19 @@ from typing import Any
 import jax
 
 import jaxode
-from classifier.checkpoint import load_model, read_checkpoint_header
+from classifier.checkpoint import load_model, read_checkpoint
 from classifier.checks import check
 from classifier.config import Config, EvaluateConfig
 from classifier.data import Images, scoring, split_data
 from classifier.devices import batch_sharding, place
+from classifier.fingerprint import require_same
 from classifier.fits import describe
 from classifier.networks import config_of, Network, solve_settings
-from classifier.records import score, sums_on_host, test_record
+from classifier.records import score, sums_on_host, test_record, what_failed
 from classifier.run_folder import read_run
 from console.command_line import InputError
 from console.progress import number, Reporter
-from console.provenance import describe_devices
+from console.provenance import describe_devices, uses_x64, x64_is_on
 
 
 WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -35,11 +36,13 @@ class Trained:
         config: The settings it was trained with, or the usual ones of its kind.
         dataset: What it is scored on.
         load: Makes it, to be solved under given settings.
+        about: The content of the run's `config.json`; empty for weights.
     """
 
     config: Config
     dataset: str
     load: Callable[[Config], Network]
+    about: dict[str, Any]
 
 
 def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
@@ -49,8 +52,8 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         The score, with the names that `metrics.jsonl` has for it.
 
     Raises:
-        InputError: if the folder is no run, or has no checkpoint yet; or if the weights
-            cannot be used.
+        InputError: if the folder is no run, or has no checkpoint yet or none that can
+            be used; if the weights cannot be used; or if nothing was classified.
         jaxode.datasets.DataError: if the data cannot be had.
         jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
@@ -63,7 +66,10 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     dataset = jaxode.datasets.load(
         trained.dataset, data_dir=config.data_dir, on_notice=reporter.notice
     )
-    with jax.default_matmul_precision(config.precision):
+    require_same(dataset, trained.about, asked.run)
+    precision = jax.default_matmul_precision(config.precision)
+    x64 = x64_is_on() if is_file else uses_x64(trained.about)
+    with precision, jax.enable_x64(x64):
         record = _score(config, trained, dataset, reporter)
     reporter.result(
         f"{dataset.name}: {score(record)}  loss {number(record['test_loss'])}  "
@@ -75,6 +81,9 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
         reporter.result(
             f"{record['test_failed_solves']} SOLVES FAILED; their images count as wrong"
         )
+    problem = what_failed(record)
+    if problem is not None:
+        raise InputError(f"The evaluation failed: {problem}.")
     return record
 
 
@@ -85,10 +94,10 @@ def of_run(asked: EvaluateConfig) -> Trained:
             raise InputError(
                 f"--{name} is for files of weights; the run {asked.run} has its own."
             )
-    folder, stored, content = read_run(asked.run)
-    if read_checkpoint_header(folder, stored) is None:
+    folder, stored, about = read_run(asked.run)
+    if read_checkpoint(folder, stored, about) is None:
         raise InputError(f"{asked.run} has no checkpoint: no epoch was completed.")
-    return Trained(stored, content["dataset"], partial(load_model, folder))
+    return Trained(stored, about["dataset"], partial(load_model, folder), about)
 
 
 def of_weights(asked: EvaluateConfig) -> Trained:
@@ -104,7 +113,7 @@ def of_weights(asked: EvaluateConfig) -> Trained:
             return model.with_solve(**solve_settings(config))
         return model
 
-    return Trained(config_of(model), asked.dataset or "auto", under)
+    return Trained(config_of(model), asked.dataset or "auto", under, {})
 
 
 def merge(stored: Config, asked: EvaluateConfig) -> Config:

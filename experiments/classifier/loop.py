@@ -17,9 +17,15 @@ from classifier.data import Data, scoring
 from classifier.devices import place, train_batches
 from classifier.networks import learned_end, Network
 from classifier.processes import as_the_first
-from classifier.records import sums_on_host, test_record, train_record
+from classifier.records import (
+    metrics_of,
+    Part,
+    sums_on_host,
+    test_record,
+    train_record,
+)
 from classifier.setup import Keys
-from console.progress import Reporter, Show
+from console.progress import Reporter
 from jaxode.training import (
     MAX_SKIPPED_IN_A_ROW,
     Metrics,
@@ -83,35 +89,68 @@ class Trainer:
             programs = train.result(), evaluate
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
 
-    def run_epoch(
-        self, state: TrainState, epoch: int, programs: Programs
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Trains for one epoch and scores it.
+    def train_epoch(
+        self,
+        state: TrainState,
+        part: Part,
+        programs: Programs,
+        after_rows: Callable[[TrainState, Part], None],
+    ) -> tuple[TrainState, Part]:
+        """Trains for the rest of an epoch.
+
+        Args:
+            state: The state where `part` ends.
+            part: What of the epoch is done already.
+            programs: From `compile`.
+            after_rows: Called about twice a second, between two steps. Where it raises,
+                training ends, and what it was given is all there is to keep.
 
         Returns:
-            The new state, and the epoch's object for `metrics.jsonl`.
+            The new state, and the whole epoch.
 
         Raises:
             RunStopped: if too many updates in a row were skipped.
         """
         num_images = len(self.data.train)
-        title = f"epoch {epoch}/{self.config.epochs}  {self.data.name}"
+        title = f"epoch {part.epoch}/{self.config.epochs}  {self.data.name}"
         with self.reporter.epoch(title, num_images) as show:
-            start = time.perf_counter()
-            state, train = self._train(state, epoch, programs, show)
-            train_seconds = time.perf_counter() - start
+            now = time.perf_counter()
+            data = self.epoch_data(part.epoch)
+            metrics = place(metrics_of(part.sums), self.data.sharding)
+            size = _FIRST_STEPS
+            while part.row < self.data.steps_per_epoch:
+                rows = part.row, min(part.row + size, self.data.steps_per_epoch)
+                state, metrics = self.run_rows(data, state, metrics, rows, programs)
+                sums = sums_on_host(metrics)
+                if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+                    raise RunStopped(state, part.epoch, sums)
+                before, now = now, time.perf_counter()
+                took = now - before
+                size = max(1, round((rows[1] - rows[0]) * _SECONDS_PER_CALL / took))
+                size = as_the_first(size)
+                part = Part(part.epoch, rows[1], part.seconds + took, sums)
+                images = min(part.row * self.config.batch_size, num_images)
+                show(images, part.seconds, sums["loss"], sums["num_skipped"])
+                after_rows(state, part)
+        return state, part
+
+    def score_epoch(
+        self, state: TrainState, part: Part, programs: Programs
+    ) -> dict[str, Any]:
+        """The object for `metrics.jsonl` of an epoch that has been trained."""
+        assert part.sums is not None
         start = time.perf_counter()
         test = self.score(state.model, programs)
-        test_seconds = time.perf_counter() - start
-        return state, {
-            "epoch": epoch,
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": part.epoch,
             "dataset": self.data.name,
             "scored_on": self.data.scored_on,
-            **train_record(train),
+            **train_record(part.sums),
             **test_record(test),
-            "train_seconds": round(train_seconds, 4),
-            "test_seconds": round(test_seconds, 4),
-            "images_per_second": round(num_images / train_seconds, 2),
+            "train_seconds": round(part.seconds, 4),
+            "test_seconds": round(seconds, 4),
+            "images_per_second": round(len(self.data.train) / part.seconds, 2),
             "temporary_bytes": temporary_bytes(programs.train),
             **learned_end(state.model),
         }
@@ -119,27 +158,6 @@ class Trainer:
     def score(self, model: Network, programs: Programs) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
         return sums_on_host(programs.evaluate(model))
-
-    def _train(
-        self, state: TrainState, epoch: int, programs: Programs, show: Show
-    ) -> tuple[TrainState, dict[str, Any]]:
-        data, metrics = self.epoch_data(epoch), self.zeros()
-        totals: dict[str, Any] = {}
-        row, size = 0, _FIRST_STEPS
-        start = now = time.perf_counter()
-        while row < self.data.steps_per_epoch:
-            stop = min(row + size, self.data.steps_per_epoch)
-            state, metrics = self.run_rows(data, state, metrics, (row, stop), programs)
-            totals = sums_on_host(metrics)
-            before, now = now, time.perf_counter()
-            if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
-                raise RunStopped(state, epoch, totals)
-            size = max(1, round((stop - row) * _SECONDS_PER_CALL / (now - before)))
-            size = as_the_first(size)
-            row = stop
-            images = min(row * self.config.batch_size, len(self.data.train))
-            show(images, now - start, totals["loss"], totals["num_skipped"])
-        return state, totals
 
     def run_rows(
         self,

@@ -7,6 +7,7 @@ so nothing else in this room needs to know of them.
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import shutil
 import sys
@@ -70,19 +71,28 @@ def _connect(config: Config) -> None:
             config.coordinator_address,
             config.num_processes,
             config.process_id,
-            initialization_timeout=CONNECT_S,
-            heartbeat_timeout_seconds=LOST_S,
-            shutdown_timeout_seconds=LOST_S,
+            **_timeouts(),
         )
         jax.devices()
     except (ValueError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise InputError(
             f"--distributed did not find the other processes ({first}). JAX detects "
-            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each one with "
-            "--coordinator-address HOST:PORT --num-processes N --process-id I, with I "
-            f"from 0 to N - 1, within {CONNECT_S} seconds."
+            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each with "
+            "--coordinator-address HOST:PORT --num-processes N --process-id I, I from "
+            f"0 to N - 1, within {CONNECT_S} seconds of each other."
         ) from error
+
+
+def _timeouts() -> dict[str, int]:
+    """Those that this version of JAX knows."""
+    known = inspect.signature(jax.distributed.initialize).parameters
+    wanted = {
+        "initialization_timeout": CONNECT_S,
+        "heartbeat_timeout_seconds": LOST_S,
+        "shutdown_timeout_seconds": LOST_S,
+    }
+    return {name: seconds for name, seconds in wanted.items() if name in known}
 
 
 @contextlib.contextmanager
@@ -107,6 +117,18 @@ def _apart(config: Config) -> Iterator[Config]:
         multihost_utils.sync_global_devices("copied")
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield dataclasses.replace(config, quiet=True)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that keeps the run."""
+    return jax.process_index() == 0
+
+
+def as_any(number: int) -> int:
+    """The largest number that a process has: where one is to stop, all are."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def as_the_first(number: int) -> int:

@@ -49,16 +49,17 @@ def learning_rate(
 ) -> Callable[[ArrayLike], Float[Array, ""]]:
     """A linear rise, then a way down in one of the forms of `schedule`, or none."""
     decay_epochs = config.epochs if config.decay_epochs is None else config.decay_epochs
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    # As floats: of a long schedule they do not fit into an int32.
+    warmup_steps = float(round(config.warmup_epochs * steps_per_epoch))
     last = decay_epochs * steps_per_epoch
 
     def decay(step: Float[Array, ""]) -> Float[Array, ""]:
         if not decay_epochs:
-            return jnp.ones(())
+            return jnp.ones((), jnp.float32)
         if config.schedule == "drops":
             drops = jnp.asarray([int(last * part) for part in _DROPS], jnp.float32)
             return _DROP ** jnp.sum(step >= drops, dtype=jnp.float32)
-        decay_steps = max(round(last) - warmup_steps, 1)
+        decay_steps = max(round(last) - warmup_steps, 1.0)
         progress = jnp.clip((step - warmup_steps) / decay_steps, 0, 1)
         cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
         return _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * cosine

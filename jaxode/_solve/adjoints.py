@@ -31,6 +31,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .limits import check_max_steps, check_tolerances
+
 
 _CHECKPOINT_BYTES = 2**22
 _FEWEST_CHECKPOINTS = 16
@@ -114,6 +116,8 @@ class Backsolve(eqx.Module):
                 "set these on the controller: "
                 "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
             )
+        check_tolerances(self.rtol, self.atol)
+        check_max_steps(self.max_steps)
 
 
 Adjoint: TypeAlias = AdjointName | Discrete | Backsolve | diffrax.AbstractAdjoint

@@ -22,7 +22,7 @@ from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
 from .in_mesh import integrate_in_mesh
 from .integrate import Integral, integrate
-from .jumps import either_side, void_if_unknown
+from .jumps import either_side
 from .pooling import check_pooled
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
@@ -176,6 +176,7 @@ def _solve(
     settings = settings.replace(**given.replacements)
     y0 = check_state(y0)
     ts = check_times(ts, y0, settings.throw)
+    fixed_ts = settings.times_of(jax.lax.stop_gradient(ts))
     settings = settings.for_times(ts)
     check_pooled(settings.pooled_axes, ts, settings)
     if cost is not None:
@@ -184,7 +185,6 @@ def _solve(
 
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
-    fixed_ts = void_if_unknown(jax.lax.stop_gradient(ts), settings.jumps)
     leaving, arriving = either_side(field, settings.jumps, fixed_ts)
     y_start = starts_at(y0, ts[0], leaving, args)
     knots = knots_of(field, y0, args, fixed_ts, settings) if dense else None

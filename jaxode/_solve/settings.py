@@ -21,9 +21,9 @@ from .arguments import (
     check_initial_step,
     check_kinds,
     check_step_control,
-    check_tolerance,
 )
-from .jumps import check_jumps, check_stages, jumps_for
+from .jumps import check_jumps, check_stages, jumps_for, void_if_unknown
+from .limits import checked_tolerance, void_unless_usable
 from .pooling import check_norm, with_norm
 
 
@@ -95,6 +95,18 @@ class SolveSettings(eqx.Module):
         check_names(changes, self.names())
         return dataclasses.replace(self, **changes)
 
+    def times_of(self, ts: Float[Array, " time"]) -> Float[Array, " time"]:
+        """The times of a solve; NaN, so that it fails, where traced ones make no sense.
+
+        Where `throw` is set, `for_times` raises instead for all but the jumps.
+        """
+        source = self if self.controller is None else self.controller
+        rtol, atol = (getattr(source, name, None) for name in ("rtol", "atol"))
+        if not self.throw:
+            ts = void_unless_usable(ts, rtol, atol, self.dt0)
+        jumps = None if self.jumps is None else jumps_for(self.jumps, ts, throw=False)
+        return void_if_unknown(ts, jumps)
+
     def for_times(self, ts: Float[Array, " time"]) -> "SolveSettings":
         """The same as the loops take them, for a solve at the times `ts`.
 
@@ -104,7 +116,7 @@ class SolveSettings(eqx.Module):
         controller = self.controller
         if controller is None and self.rtol is not None:
             rtol, atol = (
-                check_tolerance(name, getattr(self, name), ts.dtype, self.throw)
+                checked_tolerance(name, getattr(self, name), ts.dtype, self.throw)
                 for name in ("rtol", "atol")
             )
             controller = diffrax.PIDController(rtol=rtol, atol=atol)
@@ -113,7 +125,9 @@ class SolveSettings(eqx.Module):
             norm = PartNorm(norm)
         dt0 = self.dt0
         if dt0 is not None:
-            dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, self.throw)
+            # An integer may be beyond an int32.
+            dt0 = float(dt0) if type(dt0) is int else jax.lax.stop_gradient(dt0)
+            dt0 = check_initial_step(dt0, ts, self.throw)
         jumps = jumps_for(self.jumps, ts, self.throw)
         if jumps is not None:
             check_stages(self.solver)

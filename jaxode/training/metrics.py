@@ -163,8 +163,9 @@ def _classify(
         return model(images), None, {}, jnp.asarray(True)
     # One number for the batch; one for each image under per-image step control.
     counts = dict(
-        num_rejected_steps=jnp.sum(as_count(stats.num_rejected_steps)),
-        num_failures=jnp.sum(as_count(~stats.success)),
+        # With a dtype: under x64 a sum of int32 is int64 where none is given.
+        num_rejected_steps=jnp.sum(as_count(stats.num_rejected_steps), dtype=jnp.int32),
+        num_failures=jnp.sum(as_count(~stats.success), dtype=jnp.int32),
     )
     if stats.nfe is not None:
         counts["nfe_forward"] = jnp.max(as_count(stats.nfe))
@@ -199,7 +200,9 @@ def add_backward(
         + as_count(backward.num_rejected_steps),
         num_failures=metrics.num_failures + as_count(backward.num_failures),
         num_skipped=as_count(~is_applied),
-        reconstruction_error_sum=keep(backward.reconstruction_error),
+        reconstruction_error_sum=keep(
+            backward.reconstruction_error.astype(jnp.float32)
+        ),
     )
 
 

@@ -134,7 +134,7 @@ def train_steps(
         images, labels = data.batch(index)
         key = jax.random.fold_in(data.key, state.step)
         # Drawn for the whole batch on every device, so that their number does not tell.
-        own = (lambda drawn: drawn) if part is None else (lambda x: part.own(x, 1))
+        own = (lambda drawn: drawn) if part is None else partial(part.own, dim=1)
         if max_shift:
             images = shifted(images, own(draw_shifts(key, samples, max_shift)))
         if crop:

@@ -24,9 +24,9 @@ from jaxode.training.steps import (
     MAX_SKIPPED_IN_A_ROW,
     train_step,
     train_steps,
-    TrainData,
     TrainState,
 )
+from jaxode.training.train_data import TrainData
 
 
 class Linear(eqx.Module):
