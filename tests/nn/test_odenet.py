@@ -256,7 +256,7 @@ def test_untied_blocks_are_applied_in_order(x64, getkey):
 
 def test_untied_blocks_start_from_different_weights(getkey):
     field = ResidualNet(2, key=getkey(), num_blocks=2, tied=False).field
-    assert field is not None
+    assert isinstance(field, ConvField)
     assert not np.any(np.equal(*field.conv.weight))
 
 
@@ -314,5 +314,7 @@ def test_network_is_a_layer_that_returns_logits(getkey, kind):
 
 
 def test_unknown_argument_is_refused_with_the_list(getkey):
-    with pytest.raises(ValueError, match="'rtoll'; choose from t1, per_sample, solver"):
+    with pytest.raises(
+        ValueError, match="'rtoll'; choose from t1, learn_t1, per_sample, solver"
+    ):
         ODENet(2, key=getkey(), rtoll=0.1)
