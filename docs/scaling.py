@@ -12,6 +12,7 @@ prints, and no measurement.
 import argparse
 import math
 import re
+from typing import Any
 
 
 PARAMETERS = 10_564
@@ -39,6 +40,7 @@ def count(batch: int) -> None:
     from jaxode.training import Metrics, train_steps, TrainData, TrainState
 
     optimiser = optax.sgd(0.05, momentum=0.9)
+    program: Any = train_steps
     print("devices  images on each  operations  of one  temporary bytes  exchanged")
     base = None
     for num_devices in (1, 2, 4, 8):
@@ -56,7 +58,7 @@ def count(batch: int) -> None:
         state = TrainState.create(model, optimiser)
         given = jax.device_put((data, state, Metrics.zeros()), whole)
         options = {"optimiser": optimiser, "sharding": divided}
-        compiled = train_steps.lower(*given, **options).compile().compiled
+        compiled = program.lower(*given, **options).compile().compiled
         cost = compiled.cost_analysis()
         memory = compiled.memory_analysis()
         base = base or cost["flops"]
@@ -116,7 +118,7 @@ def seconds_exchanging(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The tables of scaling.md.")
     parser.add_argument("what", choices=("count", "simulate"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--step-ms", type=float, default=38.0)

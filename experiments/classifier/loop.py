@@ -186,8 +186,8 @@ class Trainer:
             key = keys.augmentation
             return train_batches(*train.on_host(), np.asarray(order), key, sharding)
         data = TrainData(
-            images=train.images,
-            labels=train.labels,
+            images=jnp.asarray(train.images),
+            labels=jnp.asarray(train.labels),
             order=order,
             rows=jnp.zeros(2, jnp.int32),
             key=keys.augmentation,

@@ -66,6 +66,15 @@ def _end_at_once(text: str) -> None:
 
 
 def _connect(config: Config) -> None:
+    # JAX itself ends a process whose wait was in vain, before it could say so here.
+    if config.num_processes is not None:
+        print(
+            f"mnist.py: process {config.process_id} waits up to {CONNECT_S} s for all "
+            f"{config.num_processes} at {config.coordinator_address}; start each with "
+            "these and its own --process-id.",
+            file=sys.stderr,
+            flush=True,
+        )
     try:
         jax.distributed.initialize(
             config.coordinator_address,
@@ -84,7 +93,7 @@ def _connect(config: Config) -> None:
         ) from error
 
 
-def _timeouts() -> dict[str, int]:
+def _timeouts() -> dict[str, Any]:
     """Those that this version of JAX knows."""
     known = inspect.signature(jax.distributed.initialize).parameters
     wanted = {

@@ -38,6 +38,9 @@ def kinds(case: dict, where: str) -> dict[str, int]:
     return case["exchanges"][where]
 
 
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
+)
 @pytest.mark.slow
 def test_pooled_norm_gives_the_steps_and_gradients_of_the_whole_batch():
     """Values, counts, gradients by field, y0, args and ts, and backward counts."""
@@ -56,6 +59,9 @@ def test_pooled_norm_gives_the_steps_and_gradients_of_the_whole_batch():
     assert kinds(backsolve, "loops") == {"all-reduce 1": 5, f"all-reduce {3 * 56}": 1}
 
 
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
+)
 @pytest.mark.slow
 def test_devices_that_step_alone_exchange_nothing_within_a_solve():
     """The field closes over its arrays, which are the same on all devices."""
@@ -64,6 +70,9 @@ def test_devices_that_step_alone_exchange_nothing_within_a_solve():
     assert kinds(case, "loops") == {}
 
 
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
+)
 @pytest.mark.slow
 def test_automatic_sharding_gathers_no_state_and_sums_gradients_in_every_step():
     (case,) = run("automatic:discrete")
