@@ -55,7 +55,7 @@ READ_ONLY = OSError(errno.EROFS, "Read-only file system")
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY], ids=["full", "read-only"])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 3])
 def test_checkpoint_that_cannot_be_written_stops_the_run_and_the_old_one_stays(
     whole, folder, monkeypatch, call, error, after
 ):
@@ -211,17 +211,12 @@ def test_other_device_is_told_of_and_the_first_one_kept(folder):
 # Trainings that fail
 
 
-FAILING = {
-    "all of the 2 updates were skipped": "--max-steps 1 --rtol 1e-5",
-    "none of the 360 test images is right": "--rtol 1e-30 --atol 1e-30 --epochs 4",
-}
-
-
-@pytest.mark.parametrize("options", FAILING.values())
-def test_training_that_fails_is_no_success_however_short(tmp_path, options):
-    options = [*TINY, "--epochs", "1", *options.split(), "--out", str(tmp_path / "run")]
-    with pytest.raises(InputError, match="The training failed: .*; files in"):
-        mnist.main(options)
+def test_training_that_fails_is_no_success_however_short(tmp_path):
+    # One step is allowed, and more are needed; ten skipped ones in a row never come.
+    options = [*TINY, "--epochs", "1", "--max-steps", "1", "--rtol", "1e-5"]
+    message = "The training failed: all of the 2 updates were skipped; files in"
+    with pytest.raises(InputError, match=message):
+        mnist.main([*options, "--out", str(tmp_path / "run")])
 
 
 def test_evaluation_that_fails_is_no_success(one_epoch):
