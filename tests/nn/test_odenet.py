@@ -180,6 +180,7 @@ def test_wide_model_agrees_with_its_plain_twin(getkey):
     )
 
 
+@pytest.mark.slow
 def test_image_does_not_depend_on_its_batch_mates_per_sample(getkey):
     model = ODENet(2, key=getkey(), per_sample=True)
     images = draw_images(4)
@@ -217,6 +218,7 @@ def test_unfinished_solve_is_reported_and_not_raised(getkey):
     assert bool(jnp.isfinite(logits).all())
 
 
+@pytest.mark.slow
 def test_tied_residual_blocks_are_eulers_method(x64, getkey):
     # The two posts' central remark, values and gradients alike.
     key = getkey()
