@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from console.process import exit_code, in_one_line, set_xla_cpu_flags
+from console.process import exit_code, in_one_line, require_device, set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # A full run measures compilation too, which must not come from an earlier one.
     if config.quick:
         use_compilation_cache()
+    require_device()
     with in_one_line():
         return run(config)
 

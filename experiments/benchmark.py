@@ -32,7 +32,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from console.process import exit_code, in_one_line, set_xla_cpu_flags
+from console.process import exit_code, in_one_line, require_device, set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     else:
         set_xla_cpu_flags()
     # Here, since it imports JAX: not for a typing error, nor before Ctrl-C works.
+    require_device()
     with in_one_line():
         if config.fields:
             from speed.fields import run_fields

@@ -20,6 +20,7 @@ from ._solve.settings import SolveSettings as SolveSettings
 from ._solve.stats import SolveCounts as SolveCounts, SolveStats as SolveStats
 from ._steps.classical import RK4 as RK4, RK38 as RK38
 from ._steps.controller import InitialStep as InitialStep
+from ._steps.pooled import PooledNorm as PooledNorm
 from ._steps.runge_kutta import Unrolled as Unrolled
 
 

@@ -11,6 +11,7 @@ from adjoint_study.config import Sizes
 from adjoint_study.fields import PROBLEMS, weighted_sum
 from adjoint_study.training import Networks, ode_variant
 from classifier.memory import EVERY_STEP, measure
+from classifier.setup import build_model
 from console.progress import Reporter
 
 
@@ -67,7 +68,9 @@ def tolerance_records(
     for state in sizes.states:
         model = networks.usual().model
         if state == "fresh":
-            model = ode_variant(networks.recipe, sizes.trained_at[0]).build()
+            model = build_model(
+                ode_variant(networks.recipe, sizes.trained_at[0]).config
+            )
         name, bound = f"network, {state}", {"max_steps": sizes.network_steps}
         reporter.info(f"  {name}")
         data = model, images, labels

@@ -1,5 +1,6 @@
 """What is measured on whole networks: along training, under other solvers, of twins."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,9 @@ import jaxode
 from adjoint_study.config import Sizes
 from adjoint_study.gradients import attempt
 from adjoint_study.training import Networks, Trained, Variant
+from classifier.networks import SOLVERS
 from classifier.records import sums_on_host, test_record
-from classifier.setup import count_parameters, SOLVERS
+from classifier.setup import count_parameters
 from console.progress import Reporter
 
 
@@ -108,10 +110,12 @@ def twin_records(sizes: Sizes, networks: Networks) -> Iterator[dict[str, Any]]:
     tolerance = sizes.trained_at[0]
     blocks = sizes.blocks
     recipe = networks.recipe
+    residual = dataclasses.replace(recipe, model="residual", blocks=blocks)
+    untied = dataclasses.replace(residual, weights="untied")
     variants = [
-        Variant(f"{blocks} blocks, one field", recipe, "tied", blocks),
-        Variant(f"{blocks} blocks, {blocks} fields", recipe, "untied", blocks),
-        Variant("no block", recipe, "none"),
+        Variant(f"{blocks} blocks, one field", residual),
+        Variant(f"{blocks} blocks, {blocks} fields", untied),
+        Variant("no block", dataclasses.replace(recipe, model="none")),
     ]
     ode = networks.at_tolerances()[0]
     every = [ode, *(networks.train(variant) for variant in variants)]

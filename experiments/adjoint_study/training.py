@@ -5,17 +5,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jaxode
 from adjoint_study.config import Sizes
-from classifier.checkpoint import load_model, read_checkpoint_header
+from classifier.checkpoint import load_model, read_checkpoint
 from classifier.config import Config
-from classifier.data import Data, place
+from classifier.data import Data
+from classifier.devices import place
 from classifier.loop import Programs, Trainer
 from classifier.records import sums_on_host, test_record, train_record
 from classifier.run_folder import read_run
-from classifier.setup import build_model, build_optimiser, count_parameters, Keys
+from classifier.setup import build_model, build_optimiser, count_parameters
 from console.command_line import InputError
 from console.progress import Reporter
 from jaxode.training import MAX_SKIPPED_IN_A_ROW, TrainState
@@ -27,27 +28,11 @@ class Variant:
 
     Attributes:
         name: For tables and legends.
-        config: The recipe, with the settings of the solve.
-        block: The ODE block, residual blocks with one field or with a field each, or
-            nothing.
-        blocks: Number of residual blocks.
+        config: The recipe, with the model and the settings of its solve.
     """
 
     name: str
     config: Config
-    block: Literal["ode", "tied", "untied", "none"] = "ode"
-    blocks: int = 0
-
-    def build(self) -> jaxode.nn.ODENet | jaxode.nn.ResidualNet:
-        """The untrained network."""
-        if self.block == "ode":
-            return build_model(self.config)
-        return jaxode.nn.ResidualNet(
-            self.config.channels,
-            key=Keys.of(self.config.seed).model,
-            num_blocks=self.blocks,
-            tied=self.block == "tied",
-        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +116,7 @@ def train(
     data = Data.of(config, dataset, all_devices=False)
     optimiser = build_optimiser(config, data.steps_per_epoch)
     trainer = Trainer(config, data, optimiser, reporter)
-    state = place(TrainState.create(variant.build(), optimiser), None)
+    state = place(TrainState.create(build_model(config), optimiser), None)
     programs = trainer.compile(state)
     records: list[dict[str, Any]] = []
     for record, after in _stretch_by_stretch(trainer, state, programs, stretches):
@@ -191,12 +176,12 @@ def load_run(path: Path, dataset: jaxode.datasets.Dataset) -> Trained:
             other images.
         jaxode.training.CheckpointError: if the checkpoint cannot be read.
     """
-    folder, stored, content = read_run(path)
-    if content["dataset"] != dataset.name:
+    folder, stored, about = read_run(path)
+    if about["dataset"] != dataset.name:
         raise InputError(
-            f"--run {path} was trained on {content['dataset']}, and the images here "
-            f"are {dataset.name}: pass --dataset {content['dataset']}."
+            f"--run {path} was trained on {about['dataset']}, and the images here "
+            f"are {dataset.name}: pass --dataset {about['dataset']}."
         )
-    if read_checkpoint_header(folder, stored) is None:
+    if read_checkpoint(folder, stored, about) is None:
         raise InputError(f"--run {path} has no checkpoint: no epoch was completed.")
     return Trained(f"run {path.name}", stored, load_model(folder, stored), [], {})

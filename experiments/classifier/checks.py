@@ -6,7 +6,12 @@ Free of JAX, as `config` is.
 import dataclasses
 
 from classifier.config import Config, NOT_ADAPTIVE, NOT_COMPARED
+from classifier.fits import check_fit, fits
 from console.command_line import InputError
+
+
+_MOST_EPOCHS = 1_000_000
+"""Of a schedule; a run of more would have to have its steps counted in 64 bits."""
 
 
 def check(config: Config) -> None:
@@ -15,37 +20,108 @@ def check(config: Config) -> None:
     Raises:
         InputError: naming the option, what it must be and what it was.
     """
-    positive = "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size"
-    for name in [*positive.split(), "train_size"]:
+    positive = (
+        "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size t1"
+    )
+    for name in [*positive.split(), "train_size", "blocks"]:
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
-        _require(value is None or value < float("inf"), name, "must be finite", value)
+        _require_in_range(name, value)
     for name in (
-        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift holdout"
+        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift crop holdout "
+        "augment kinetic jacobian steer"
     ).split():
         value = getattr(config, name)
-        _require(value >= 0, name, "must not be negative", value)
-        _require(value < float("inf"), name, "must be finite", value)
+        _require(value is None or value >= 0, name, "must not be negative", value)
+        _require_in_range(name, value)
+    for name in ("warmup_epochs", "decay_epochs"):
+        value = getattr(config, name)
+        need = f"must be at most {_MOST_EPOCHS}"
+        _require(value is None or value <= _MOST_EPOCHS, name, need, value)
     _require(config.momentum < 1, "momentum", "must be below 1", config.momentum)
-    _require(config.shift < 28, "shift", "must be below 28 pixels", config.shift)
+    for name in ("shift", "crop"):
+        pixels = getattr(config, name)
+        _require(pixels < 28, name, "must be below 28 pixels", pixels)
+    if config.shift and config.crop:
+        raise InputError(
+            f"--shift {config.shift} and --crop {config.crop} both move the images; "
+            "set one of them to 0."
+        )
     _require(
         0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
     )
     # Group normalisation has min(32, channels) groups, which must divide the channels.
-    is_divisible = config.channels % min(32, config.channels) == 0
     need = "must be at most 32 or a multiple of 32"
-    _require(is_divisible, "channels", need, config.channels)
+    _require(_has_groups(config.channels), "channels", need, config.channels)
+    width = config.channels + config.augment
+    need = f"and --channels {config.channels} together {need}"
+    _require(_has_groups(width), "augment", need, config.augment)
+    need = f"must be below --t1 ({config.t1})"
+    _require(config.steer < config.t1, "steer", need, config.steer)
     if config.decay_epochs:
         longer = config.decay_epochs > config.warmup_epochs
         need = f"must be 0 or above --warmup-epochs ({config.warmup_epochs})"
         _require(longer, "decay_epochs", need, config.decay_epochs)
     if config.fixed_steps and config.dt0 is None:
         raise InputError("--fixed-steps needs the length of the steps: add --dt0 0.1.")
-    if config.solver in NOT_ADAPTIVE and not config.fixed_steps:
+    if config.schedule == "drops" and config.decay_epochs == 0:
+        raise InputError(
+            "--schedule drops needs the epochs that its parts are parts of: add "
+            f"--decay-epochs {config.epochs}, or take --schedule cosine."
+        )
+    check_fit(config)
+    _check_devices(config)
+    is_adaptive = fits(config.model, "rtol") and not config.fixed_steps
+    if config.solver in NOT_ADAPTIVE and is_adaptive:
         raise InputError(
             f"--solver {config.solver} has no error estimate to adapt its steps by: "
             "add --fixed-steps --dt0 0.1, or take dopri5."
         )
+
+
+def _has_groups(channels: int) -> bool:
+    return channels % min(32, channels) == 0
+
+
+def _require_in_range(name: str, value: float | None) -> None:
+    """Refuses what does not fit into the numbers that a device computes with."""
+    if isinstance(value, int):
+        _require(value < 2**31 - 1, name, "must be below 2**31 - 1", value)
+    elif value is not None:
+        _require(value < float("inf"), name, "must be finite", value)
+        need = "must be at most 3e38, the largest of float32"
+        _require(value <= 3e38, name, need, value)
+        need = "must be at least 2e-38, the smallest of float32"
+        _require(value == 0 or value >= 2e-38, name, need, value)
+
+
+def _check_devices(config: Config) -> None:
+    named = ("coordinator_address", "num_processes", "process_id")
+    given = [name for name in named if getattr(config, name) is not None]
+    if given and not config.distributed:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{option} is for several processes: add --distributed.")
+    for name in ("devices", "num_processes"):
+        value = getattr(config, name)
+        _require(value is None or value > 0, name, "must be above 0", value)
+    if not given:
+        return
+    missing = [f"--{name.replace('_', '-')}" for name in named if name not in given]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: "
+            "give all of --coordinator-address HOST:PORT, --num-processes N and "
+            "--process-id I, or none of them where JAX detects the others."
+        )
+    assert config.coordinator_address is not None
+    host, _, port = config.coordinator_address.rpartition(":")
+    is_address = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+    need = "must be HOST:PORT, such as 127.0.0.1:1234"
+    _require(is_address, "coordinator_address", need, config.coordinator_address)
+    assert config.process_id is not None and config.num_processes is not None
+    need = f"must be from 0 to --num-processes - 1 ({config.num_processes - 1})"
+    is_one = 0 <= config.process_id < config.num_processes
+    _require(is_one, "process_id", need, config.process_id)
 
 
 def _require(condition: bool, name: str, need: str, value: object) -> None:
@@ -75,8 +151,8 @@ def check_resumed(config: Config, stored: Config, done_epochs: int) -> None:
         raise InputError(
             "--out and --resume name different folders; a resumed run stays in its own."
         )
-    if config.epochs < max(stored.epochs, done_epochs):
+    if config.epochs < done_epochs:
         raise InputError(
-            f"--epochs may be raised for a resumed run, but {config.epochs} is below "
-            f"the {max(stored.epochs, done_epochs)} of {config.resume}."
+            f"--epochs may be changed for a resumed run, but {config.epochs} is below "
+            f"the {done_epochs} that {config.resume} has begun."
         )

@@ -3,9 +3,10 @@
 Free of JAX, like `_command_line`, so that `--help` and a typing error take no time.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -16,6 +17,16 @@ SolverName = Literal[
     "dopri5", "tsit5", "dopri8", "bosh3", "heun", "midpoint", "euler", "rk4", "rk38"
 ]
 Precision = Literal["highest", "high", "default"]
+ModelName = Literal[
+    "odenet",
+    "residual",
+    "rknet",
+    "none",
+    "paper",
+    "paper-residual",
+    "paper-rknet",
+    "paper-none",
+]
 NOT_ADAPTIVE = ("euler", "rk4", "rk38")
 
 
@@ -23,14 +34,28 @@ NOT_ADAPTIVE = ("euler", "rk4", "rk38")
 class Config:
     """Trains a neural ODE on images of handwritten digits and scores it.
 
-    Another form scores a finished run: `mnist.py evaluate DIR` (see its own --help).
+    Other forms score a finished run, or weights from PyTorch, and put runs side by
+    side: `mnist.py evaluate DIR` and `mnist.py table DIR...` (see their own --help).
     """
 
-    preset: Literal["default", "fast", "post"] = "default"
+    preset: Literal["default", "fast", "post", "paper"] = "default"
     """Source of the defaults.
     default: the most accurate.
     fast: half the epochs, of half the field calls (solver bosh3, smaller batches).
-    post: the recipe of the post."""
+    post: the recipe of the post.
+    paper: network and recipe of the ODE-Net paper, for a GPU."""
+    model: ModelName = "odenet"
+    """What is between stem and head of the post's network; with paper-, of that of the
+    ODE-Net paper.
+    odenet: the ODE block.
+    residual: residual blocks.
+    rknet: one step of solver, of the whole length.
+    none: nothing."""
+    blocks: int | None = None
+    """Number of residual blocks; 6 if not given."""
+    weights: Literal["tied", "untied"] | None = None
+    """Whether residual blocks share their weights, and each goes a part of the way.
+    tied if not given; untied for paper-residual."""
     adjoint: AdjointName = "discrete"
     """How gradients are taken.
     discrete: through the steps that were taken, in memory that is bounded.
@@ -42,7 +67,8 @@ class Config:
     auto: MNIST if it is here or can be downloaded, else digits, with a notice.
     digits: the 1,797 small ones that come with scikit-learn."""
     data_dir: Path | None = None
-    """Folder with the four original files of the data set; only read."""
+    """Folder with the four original files of the data set; only read. MNIST's may be
+    unpacked, and in torchvision's MNIST/raw."""
     epochs: int = 8
     """Passes over the training set."""
     batch_size: int = 64
@@ -60,13 +86,38 @@ class Config:
     of dy/dt. Without it the field may grow until it cannot be solved backwards."""
     warmup_epochs: float = 0.5
     """Epochs in which the learning rate rises to its peak."""
-    decay_epochs: float = 8.0
-    """Epochs until the learning rate has come down along a cosine; 0: never.
-    Not tied to epochs, so that a run can be resumed for more of them."""
+    decay_epochs: float | None = 8.0
+    """Epochs until the learning rate has come down; 0: never; None: epochs.
+    Else not tied to epochs, so that a run can be resumed for more of them."""
+    schedule: Literal["cosine", "drops"] = "cosine"
+    """How the learning rate comes down.
+    cosine: along one, to a hundredth.
+    drops: to a tenth of itself at 60, 100 and 140 of 160 parts of decay-epochs."""
     shift: int = 1
     """Pixels by which training images are moved each way, at random."""
+    crop: int = 0
+    """Pixels of background put around training images, out of which they are cut at
+    random: shift in the paper's words."""
     channels: int = 6
     """Width of the network. 2 for weak machines."""
+    activation: Literal["relu", "softplus", "tanh"] = "relu"
+    """Activation within the field or the residual blocks."""
+    time: bool = False
+    """Give the time to the field's convolution as a channel, as paper always does."""
+    augment: int = 0
+    """Channels of zeros that the state has beside those of the stem."""
+    zero_init: bool = False
+    """Start from a field of zero: the scale of its last normalisation is."""
+    t1: float = 1.0
+    """End of the ODE, which starts at time 0."""
+    learn_t1: bool = False
+    """Train the end of the ODE with the weights, from t1 on."""
+    kinetic: float = 0.0
+    """Weight in the loss of the integral of the mean square of dy/dt."""
+    jacobian: float = 0.0
+    """Weight in the loss of the integral of the field's squared Jacobian."""
+    steer: float = 0.0
+    """In training, end the ODE at random, up to so much before or after t1."""
     solver: SolverName = "dopri5"
     """ODE solver. euler, rk4 and rk38 need fixed-steps."""
     rtol: float = 0.1
@@ -74,7 +125,7 @@ class Config:
     atol: float = 0.1
     """Absolute tolerance of the solve."""
     dt0: float | None = None
-    """First step of the solve, which runs from 0 to 1; by Hairer's rule if None."""
+    """First step of the solve; by Hairer's rule if None."""
     fixed_steps: bool = False
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
@@ -94,6 +145,21 @@ class Config:
     """New folder for the results; runs/TIME-ADJOINT if not given."""
     resume: Path | None = None
     """Folder of a run to go on with, under its own settings; epochs may be raised."""
+    step_control: Literal["batch", "device"] = "batch"
+    """Where there are several devices, whose error rules the steps of a solve.
+    batch: that of the whole batch; the result does not depend on their number.
+    device: that of each device's own images; nothing is exchanged within a solve."""
+    devices: int | None = None
+    """How many of the devices of a process to divide batches over; all by default."""
+    distributed: bool = False
+    """Run in several processes, each started with the same settings (docs/scaling.md).
+    The next three are for where JAX does not detect them (Slurm, Kubernetes, TPUs)."""
+    coordinator_address: str | None = None
+    """HOST:PORT on which the first process answers the others."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
     quiet: bool = False
     """Print notices and the result only."""
     plain: bool = False
@@ -102,10 +168,17 @@ class Config:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores a run that `mnist.py` has trained, with another solver if asked."""
+    """Scores a run that `mnist.py` has trained, with another solver if asked.
+
+    Or a network that PyTorch has trained, from a file of its weights.
+    """
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run; or weights, in a .pth, .pt or .safetensors file."""
+    dataset: DatasetName | None = None
+    """For weights: what to score on; auto if not given."""
+    blocks: int | None = None
+    """For weights that residual blocks share: the number of these."""
     solver: SolverName | None = None
     """ODE solver; as in training if not given, like everything below."""
     rtol: float | None = None
@@ -130,6 +203,22 @@ class EvaluateConfig:
     """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
 
 
+@dataclass(frozen=True)
+class TableConfig:
+    """Puts runs of `mnist.py` side by side: printed, as CSV and as a picture."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    seeds: bool = False
+    """Put runs that differ by their seed only into one row: means, and the standard
+    deviation of the accuracy."""
+    out: Path | None = None
+    """New folder for table.csv and table.png; runs/TIME-table if not given."""
+
+
+_OF_THE_POST: dict[str, Any] = dict(channels=6, rtol=0.1, atol=0.1, max_steps=64)
+_OF_THE_PAPER: dict[str, Any] = dict(channels=64, rtol=1e-3, atol=1e-3, max_steps=1000)
+
 PRESETS = {
     "default": Config(),
     "fast": Config(
@@ -148,8 +237,66 @@ PRESETS = {
         decay_epochs=0.0,
         shift=0,
     ),
+    "paper": Config(
+        preset="paper",
+        model="paper",
+        epochs=160,
+        batch_size=128,
+        lr=0.1,
+        momentum=0.9,
+        nesterov=False,
+        clip_norm=0.0,
+        speed_decay=0.0,
+        warmup_epochs=0.0,
+        decay_epochs=None,
+        schedule="drops",
+        shift=0,
+        crop=4,
+        eval_batch_size=1000,
+        **_OF_THE_PAPER,
+    ),
 }
 """Complete settings; what is given on the command line replaces single ones."""
 
-NOT_COMPARED = ("data_dir", "epochs", "out", "resume", "quiet")
+MODEL_SETTINGS: dict[str, dict[str, Any]] = {
+    "odenet": _OF_THE_POST,
+    "residual": _OF_THE_POST,
+    "rknet": _OF_THE_POST | {"solver": "rk4"},
+    "none": _OF_THE_POST,
+    "paper": _OF_THE_PAPER,
+    "paper-residual": _OF_THE_PAPER,
+    "paper-rknet": _OF_THE_PAPER | {"solver": "rk4"},
+    "paper-none": _OF_THE_PAPER,
+}
+"""What takes the place of a preset's settings for a model that is not the preset's."""
+
+ADDED = tuple(
+    "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
+    "kinetic jacobian steer step_control".split()
+)
+"""Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
+
+
+def defaults(preset: str, model: str | None = None) -> Config:
+    """The settings that are not given; unknown names are left for the parser."""
+    chosen = PRESETS.get(preset, PRESETS["default"])
+    if model is None or model == chosen.model:
+        return chosen
+    # A model of another kind, whose own width and tolerance a preset does not know.
+    return dataclasses.replace(chosen, **MODEL_SETTINGS.get(model, {}))
+
+
+ONE_CALL = (
+    "out",
+    "resume",
+    "quiet",
+    "devices",
+    "distributed",
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+)
+"""Settings of one call only, which are not stored."""
+
+NOT_COMPARED = ("data_dir", "epochs", *ONE_CALL)
 """Settings that do not decide the numbers, so that a resumed run may change them."""

@@ -3,22 +3,34 @@
 import math
 from dataclasses import dataclass
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, UInt8
 
 import jaxode
 from classifier.config import Config
+from classifier.devices import batch_sharding, place, test_batches
+from classifier.scoring import Scoring
 from console.command_line import InputError
 
 
 @dataclass(frozen=True)
 class Images:
-    """One set of images with labels, on the devices."""
+    """One set of images with labels: on the device or, for several, on the host."""
 
-    images: UInt8[Array, "image 28 28 1"]
-    labels: Int[Array, " image"]
+    images: UInt8[Array | np.ndarray, "image 28 28 1"]
+    labels: Int[Array | np.ndarray, " image"]
+
+    @classmethod
+    def of(
+        cls, split: jaxode.datasets.Split, sharding: NamedSharding | None
+    ) -> "Images":
+        """Those of a split."""
+        return cls(*(place(tuple(split), None) if sharding is None else split))
+
+    def on_host(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels as NumPy's arrays."""
+        return np.asarray(self.images), np.asarray(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,39 +69,50 @@ class Data:
             InputError: if more images are asked for than there are.
         """
         train, scored, scored_on = split_data(config, dataset)
-        sharding = batch_sharding(config, len(scored.labels)) if all_devices else None
+        if config.batch_size > len(train.labels):
+            raise InputError(
+                f"--batch-size must be at most {len(train.labels)}, the images of "
+                f"{dataset.name} to train on; got {config.batch_size}."
+            )
+        sharding = batch_sharding(config) if all_devices else None
         return cls(
             name=dataset.name,
-            train=Images(*place(tuple(train), sharding)),
-            scored=Images(*place(tuple(scored), sharding)),
+            train=Images.of(train, sharding),
+            scored=Images.of(scored, sharding),
             scored_on=scored_on,
             steps_per_epoch=math.ceil(len(train.labels) / config.batch_size),
             sharding=sharding,
         )
 
 
+def describe_division(config: Config, data: Data) -> str:
+    """What each device has to do, in a line."""
+    assert data.sharding is not None
+    count = data.sharding.mesh.size
+    rows = -(-config.batch_size // count)
+    of_each = f"{config.batch_size} images on {count}, {rows} on each"
+    if rows * count > config.batch_size:
+        more = rows * count - config.batch_size
+        of_each += f" ({more} {'row' if more == 1 else 'rows'} filled up)"
+    if config.step_control == "device":
+        of_each += "; each controls its own steps: another number trains otherwise"
+    return of_each
+
+
+def scoring(config: Config, scored: Images, sharding: NamedSharding | None) -> Scoring:
+    """How images are scored under these settings."""
+    batch_size = eval_batch_size(config, len(scored))
+    if sharding is None:
+        given = scored.images, scored.labels
+        return Scoring(jaxode.training.evaluate, given, {"batch_size": batch_size})
+    batches = test_batches(*scored.on_host(), batch_size, sharding)
+    options = {"sharding": sharding, "joint": config.step_control == "batch"}
+    return Scoring(jaxode.training.evaluate_batches, (batches,), options)
+
+
 def eval_batch_size(config: Config, num_images: int) -> int:
     """Images per solve when scoring; a batch is never larger than the set."""
     return min(config.eval_batch_size, num_images)
-
-
-def batch_sharding(config: Config, num_scored: int) -> NamedSharding | None:
-    """Splits batches over all devices, or over as many as divide them evenly."""
-    sizes = math.gcd(config.batch_size, eval_batch_size(config, num_scored))
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if sizes % n == 0)
-    if count == 1:
-        return None
-    return NamedSharding(
-        Mesh(np.array(devices[:count]), "batch"), PartitionSpec("batch")
-    )
-
-
-def place(tree, sharding: NamedSharding | None):
-    """Puts a whole copy of every array on every device of the mesh."""
-    if sharding is None:
-        return jax.device_put(tree)
-    return jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def split_data(

@@ -8,15 +8,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxode
 from classifier.config import Config
-from classifier.data import Data, eval_batch_size, place
-from classifier.records import sums_on_host, test_record, train_record
+from classifier.data import Data, scoring
+from classifier.devices import place, train_batches
+from classifier.networks import learned_end, Network
+from classifier.processes import as_the_first
+from classifier.records import (
+    metrics_of,
+    Part,
+    sums_on_host,
+    test_record,
+    train_record,
+)
 from classifier.setup import Keys
-from console.progress import Reporter, Show
-from jaxode.training import MAX_SKIPPED_IN_A_ROW, Metrics, TrainData, TrainState
+from console.progress import Reporter
+from jaxode.training import (
+    MAX_SKIPPED_IN_A_ROW,
+    Metrics,
+    TrainBatches,
+    TrainData,
+    TrainState,
+)
 
 
 _FIRST_STEPS = 2
@@ -57,7 +73,6 @@ class Trainer:
         Training is compiled while testing is traced and compiled.
         """
         start = time.perf_counter()
-        scored = self.data.scored
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Here and not in the thread, which would not see the matrix precision.
             traced = _trace(
@@ -68,103 +83,116 @@ class Trainer:
                 **self._train_options(),
             )
             train = pool.submit(traced.compile)
-            evaluate = compile_ahead(
-                jaxode.training.evaluate,
-                state.model,
-                scored.images,
-                scored.labels,
-                **self._test_options(),
-            )
+            evaluate = scoring(
+                self.config, self.data.scored, self.data.sharding
+            ).compile(state.model)
             programs = train.result(), evaluate
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
 
-    def run_epoch(
-        self, state: TrainState, epoch: int, programs: Programs
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Trains for one epoch and scores it.
+    def train_epoch(
+        self,
+        state: TrainState,
+        part: Part,
+        programs: Programs,
+        after_rows: Callable[[TrainState, Part], None],
+    ) -> tuple[TrainState, Part]:
+        """Trains for the rest of an epoch.
+
+        Args:
+            state: The state where `part` ends.
+            part: What of the epoch is done already.
+            programs: From `compile`.
+            after_rows: Called about twice a second, between two steps. Where it raises,
+                training ends, and what it was given is all there is to keep.
 
         Returns:
-            The new state, and the epoch's object for `metrics.jsonl`.
+            The new state, and the whole epoch.
 
         Raises:
             RunStopped: if too many updates in a row were skipped.
         """
         num_images = len(self.data.train)
-        title = f"epoch {epoch}/{self.config.epochs}  {self.data.name}"
+        title = f"epoch {part.epoch}/{self.config.epochs}  {self.data.name}"
         with self.reporter.epoch(title, num_images) as show:
-            start = time.perf_counter()
-            state, train = self._train(state, epoch, programs, show)
-            train_seconds = time.perf_counter() - start
+            now = time.perf_counter()
+            data = self.epoch_data(part.epoch)
+            metrics = place(metrics_of(part.sums), self.data.sharding)
+            size = _FIRST_STEPS
+            while part.row < self.data.steps_per_epoch:
+                rows = part.row, min(part.row + size, self.data.steps_per_epoch)
+                state, metrics = self.run_rows(data, state, metrics, rows, programs)
+                sums = sums_on_host(metrics)
+                if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+                    raise RunStopped(state, part.epoch, sums)
+                before, now = now, time.perf_counter()
+                took = now - before
+                size = max(1, round((rows[1] - rows[0]) * _SECONDS_PER_CALL / took))
+                size = as_the_first(size)
+                part = Part(part.epoch, rows[1], part.seconds + took, sums)
+                images = min(part.row * self.config.batch_size, num_images)
+                show(images, part.seconds, sums["loss"], sums["num_skipped"])
+                after_rows(state, part)
+        return state, part
+
+    def score_epoch(
+        self, state: TrainState, part: Part, programs: Programs
+    ) -> dict[str, Any]:
+        """The object for `metrics.jsonl` of an epoch that has been trained."""
+        assert part.sums is not None
         start = time.perf_counter()
         test = self.score(state.model, programs)
-        test_seconds = time.perf_counter() - start
-        return state, {
-            "epoch": epoch,
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": part.epoch,
             "dataset": self.data.name,
             "scored_on": self.data.scored_on,
-            **train_record(train),
+            **train_record(part.sums),
             **test_record(test),
-            "train_seconds": round(train_seconds, 4),
-            "test_seconds": round(test_seconds, 4),
-            "images_per_second": round(num_images / train_seconds, 2),
+            "train_seconds": round(part.seconds, 4),
+            "test_seconds": round(seconds, 4),
+            "images_per_second": round(len(self.data.train) / part.seconds, 2),
+            "temporary_bytes": temporary_bytes(programs.train),
+            **learned_end(state.model),
         }
 
-    def score(
-        self, model: jaxode.nn.ODENet | jaxode.nn.ResidualNet, programs: Programs
-    ) -> dict[str, Any]:
+    def score(self, model: Network, programs: Programs) -> dict[str, Any]:
         """Sums over the images to score, on the host."""
-        scored = self.data.scored
-        metrics = programs.evaluate(
-            model, scored.images, scored.labels, **self._test_options()
-        )
-        return sums_on_host(metrics)
-
-    def _train(
-        self, state: TrainState, epoch: int, programs: Programs, show: Show
-    ) -> tuple[TrainState, dict[str, Any]]:
-        data, metrics = self.epoch_data(epoch), self.zeros()
-        totals: dict[str, Any] = {}
-        row, size = 0, _FIRST_STEPS
-        start = now = time.perf_counter()
-        while row < self.data.steps_per_epoch:
-            stop = min(row + size, self.data.steps_per_epoch)
-            state, metrics = self.run_rows(data, state, metrics, (row, stop), programs)
-            totals = sums_on_host(metrics)
-            before, now = now, time.perf_counter()
-            if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
-                raise RunStopped(state, epoch, totals)
-            size = max(1, round((stop - row) * _SECONDS_PER_CALL / (now - before)))
-            row = stop
-            images = min(row * self.config.batch_size, len(self.data.train))
-            show(images, now - start, totals["loss"], totals["num_skipped"])
-        return state, totals
+        return sums_on_host(programs.evaluate(model))
 
     def run_rows(
         self,
-        data: TrainData,
+        data: TrainData | TrainBatches,
         state: TrainState,
         metrics: Metrics,
         rows: tuple[int, int],
         programs: Programs,
     ) -> tuple[TrainState, Metrics]:
         """Trains on some rows of an epoch; `state` and `metrics` are donated."""
-        placed = place(jnp.asarray(rows, jnp.int32), self.data.sharding)
+        placed = place(np.asarray(rows, np.int32), self.data.sharding)
         data = dataclasses.replace(data, rows=placed)
         return programs.train(data, state, metrics, **self._train_options())
 
-    def epoch_data(self, epoch: int) -> TrainData:
+    def epoch_data(self, epoch: int) -> TrainData | TrainBatches:
         """What the steps of an epoch read."""
-        keys, train = Keys.of(self.config.seed), self.data.train
+        keys, train, sharding = (
+            Keys.of(self.config.seed),
+            self.data.train,
+            self.data.sharding,
+        )
+        order = jaxode.training.epoch_order(
+            keys.order, epoch, len(train), self.config.batch_size
+        )
+        if sharding is not None:
+            key = keys.augmentation
+            return train_batches(*train.on_host(), np.asarray(order), key, sharding)
         data = TrainData(
-            images=train.images,
-            labels=train.labels,
-            order=jaxode.training.epoch_order(
-                keys.order, epoch, len(train), self.config.batch_size
-            ),
+            images=jnp.asarray(train.images),
+            labels=jnp.asarray(train.labels),
+            order=order,
             rows=jnp.zeros(2, jnp.int32),
             key=keys.augmentation,
         )
-        return place(data, self.data.sharding)
+        return place(data, None)
 
     def zeros(self) -> Metrics:
         """Metrics to start adding to."""
@@ -174,19 +202,18 @@ class Trainer:
         return {
             "optimiser": self.optimiser,
             "max_shift": self.config.shift,
+            "crop": self.config.crop,
             "sharding": self.data.sharding,
+            "joint": self.config.step_control == "batch",
         }
-
-    def _test_options(self) -> dict[str, Any]:
-        batch_size = eval_batch_size(self.config, len(self.data.scored))
-        return {"batch_size": batch_size, "sharding": self.data.sharding}
-
-
-def compile_ahead(function: Any, *arguments: Any, **options: Any) -> Callable:
-    """Compiles a jitted function without running it, so that this can be timed."""
-    return _trace(function, *arguments, **options).compile()
 
 
 def _trace(function: Any, *arguments: Any, **options: Any) -> Any:
     """Traces a jitted function; `compile()` of the result needs no Python any more."""
     return function.lower(*arguments, **options)
+
+
+def temporary_bytes(program: Any) -> int | None:
+    """What a compiled program allocates beside inputs and outputs, if it says so."""
+    analysis = program.compiled.memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes

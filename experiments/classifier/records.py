@@ -5,9 +5,27 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxode
 from console.progress import number
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How far an epoch has been trained.
+
+    Attributes:
+        epoch: Its number.
+        row: Its steps that are done.
+        seconds: What they took.
+        sums: What they added up to (`sums_on_host`); `None` before the first.
+    """
+
+    epoch: int
+    row: int = 0
+    seconds: float = 0.0
+    sums: dict[str, Any] | None = None
 
 
 def sums_on_host(metrics: jaxode.training.Metrics) -> dict[str, Any]:
@@ -18,6 +36,16 @@ def sums_on_host(metrics: jaxode.training.Metrics) -> dict[str, Any]:
     }
     sums["loss"] = finite(sums["loss_sum"] / sums["total"]) if sums["total"] else None
     return sums
+
+
+def metrics_of(sums: dict[str, Any] | None) -> jaxode.training.Metrics:
+    """The inverse of `sums_on_host`, bit for bit; zeros for `None`."""
+    zeros = jaxode.training.Metrics.zeros()
+    if sums is None:
+        return zeros
+    names = [f.name for f in dataclasses.fields(zeros)]
+    arrays = {n: jnp.asarray(sums[n], getattr(zeros, n).dtype) for n in names}
+    return jaxode.training.Metrics(**arrays)
 
 
 def finite(value: float) -> float | None:
@@ -75,3 +103,19 @@ def score(record: dict[str, Any]) -> str:
     """Accuracy with its counts, and what it is of."""
     right, total = record["test_correct"], record["test_total"]
     return f"{record['scored_on']} {right / total:.2%} ({right}/{total})"
+
+
+_ENOUGH_IMAGES = 50
+"""A guess among ten classes misses so many in a row once in 200 times."""
+
+
+def what_failed(record: dict[str, Any]) -> str | None:
+    """Why an epoch, or an evaluation, has not classified anything; `None` if it has."""
+    total, solves = record["test_total"], record["test_failed_solves"]
+    if record.get("train_loss", 0) is None:
+        return f"all of the {record['skipped_steps']} updates were skipped"
+    if record["test_loss"] is None:
+        return f"the {record['scored_on']} loss is not finite"
+    if record["test_correct"] == 0 and (solves or total >= _ENOUGH_IMAGES):
+        return f"none of the {total} {record['scored_on']} images is right"
+    return None

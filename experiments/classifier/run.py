@@ -1,30 +1,53 @@
 """A training run as its folder and the screen show it."""
 
 import contextlib
+import json
 import os
 import shlex
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxode
-from classifier.checkpoint import read_checkpoint_header
+from classifier.checkpoint import load_state, read_checkpoint, Saved
 from classifier.checks import check_resumed
 from classifier.config import Config
 from classifier.curves import draw_curves
-from classifier.data import Data, place
+from classifier.data import Data, describe_division
+from classifier.devices import place
+from classifier.fingerprint import require_same
+from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
-from classifier.records import epoch_line, score
+from classifier.processes import as_any, is_first
+from classifier.records import epoch_line, Part, score, what_failed
 from classifier.run_folder import read_run, RunFolder, stored_settings
 from classifier.setup import count_parameters
 from console.command_line import InputError
-from console.files import new_folder, remove_if_empty
-from console.process import set_interrupt_hint
+from console.files import (
+    keep_previous,
+    make_folder,
+    remove_if_empty,
+    remove_leftovers,
+    require_empty,
+)
+from console.lock import locked
 from console.progress import number, Reporter
-from console.provenance import describe_devices, provenance, versions
+from console.provenance import (
+    DECIDE_ROUNDING,
+    describe_devices,
+    provenance,
+    uses_x64,
+    versions,
+    x64_is_on,
+)
+from console.signals import Interrupted, set_interrupt_hint, stop_asked
 from jaxode.training import MAX_SKIPPED_IN_A_ROW, TrainState
+
+
+_SAVE_EVERY_S = 60.0
 
 
 class Run:
@@ -33,99 +56,145 @@ class Run:
     Attributes:
         config: Its settings.
         folder: Its files.
-        dataset_name: What it is trained on; `auto` until it is loaded.
-        history: The objects of `metrics.jsonl`, of all epochs so far.
+        about: What `config.json` had of it before this command; empty for a new run.
+        saved: How far it has come.
         reporter: Prints its lines.
     """
 
     def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        dataset_name: str,
-        history: list[dict[str, Any]],
+        self, config: Config, folder: RunFolder, about: dict[str, Any], saved: Saved
     ):
         self.config = config
         self.folder = folder
-        self.dataset_name = dataset_name
-        self.history = history
+        if not about:
+            about = {"dataset": config.dataset, "x64": x64_is_on()}
+        self.about = {"run_id": uuid.uuid4().hex, **about}
+        self.saved = saved
         self.reporter = Reporter(config.quiet)
+        self._is_new = config.resume is None
         self._compile_seconds = 0.0
+        self._saved_at = time.monotonic()
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, config: Config) -> Iterator["Run"]:
         """A new run, or the one to go on with; an empty folder is taken back.
 
+        No other process has the folder meanwhile.
+
         Raises:
-            InputError: if the folder cannot be used, or the run to resume has other
-                settings.
-            jaxode.training.CheckpointError: if the run to resume cannot be read.
+            InputError: if the folder cannot be used or is in use, or the run to resume
+                has other settings or cannot be read.
         """
         if config.resume is None:
-            folder = RunFolder(new_folder(config.out, config.adjoint))
-            run = cls(config, folder, config.dataset, [])
+            path = make_folder(config.out, run_name(config))
         else:
-            folder, stored, content = read_run(config.resume)
-            header = read_checkpoint_header(folder, stored)
-            # A run that was killed in its first epoch has no checkpoint: it starts
-            # again.
-            history = [] if header is None else header["history"]
-            check_resumed(config, stored, len(history))
-            run = cls(config, folder, content["dataset"], history)
-        run.reporter.info(f"device      {describe_devices()}")
-        try:
-            yield run
-        finally:
-            remove_if_empty(folder.path)
+            path = read_run(config.resume)[0].path
+        with locked(path):
+            try:
+                run = cls._begun(config, path)
+                run.reporter.info(f"device      {describe_devices()}")
+                yield run
+            finally:
+                remove_if_empty(path)
+
+    @classmethod
+    def _begun(cls, config: Config, path: Path) -> "Run":
+        if config.resume is None:
+            require_empty(path)
+            remove_leftovers(path)
+            return cls(config, RunFolder(path), {}, Saved([], None))
+        # Once more, since now nobody else can change it.
+        folder, stored, about = read_run(path)
+        remove_leftovers(path)
+        saved = read_checkpoint(folder, stored, about)
+        # A run that was killed before its first checkpoint starts again.
+        run = cls(config, folder, about, saved or Saved([], None))
+        check_resumed(config, stored, run.saved.epochs_begun)
+        if saved is None:
+            run.reporter.notice(f"{path} has no checkpoint yet: it starts at epoch 1.")
+        return run
+
+    @property
+    def x64(self) -> bool:
+        """Whether the run is in double precision: as it was begun."""
+        return uses_x64(self.about)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The objects of `metrics.jsonl`, of all epochs so far."""
+        return self.saved.history
 
     @property
     def epochs_left(self) -> range:
-        """Numbers of the epochs that are still to be trained."""
+        """Numbers of the epochs that are still to be trained, or to be scored."""
         return range(len(self.history) + 1, self.config.epochs + 1)
 
     def load_data(self) -> jaxode.datasets.Dataset:
         """All images of the data set.
 
         Raises:
+            InputError: if they are not those of the run.
             jaxode.datasets.DataError: if they cannot be had.
         """
         dataset = jaxode.datasets.load(
-            self.dataset_name,
+            self.about["dataset"],
             data_dir=self.config.data_dir,
             on_notice=self.reporter.notice,
         )
-        self.dataset_name = dataset.name
+        sha256 = require_same(dataset, self.about, self.folder.path)
+        self.about |= {"dataset": dataset.name, "data_sha256": sha256}
         return dataset
 
     def begin(self, data: Data, state: TrainState) -> TrainState:
         """Writes `config.json`, and puts back what an earlier call had trained.
 
         Raises:
+            InputError: if the checkpoint is not what `config.json` says.
             jaxode.training.CheckpointError: if its arrays are not those of `state`.
         """
-        folder = self.folder
+        folder, saved = self.folder, self.saved
         num_parameters = count_parameters(state.model)
         self._describe(data, num_parameters)
-        if self.history:
-            state, _ = jaxode.training.load_checkpoint(folder.checkpoint, state)
-            folder.restore_metrics(self.history)
-            self.reporter.info(
-                f"resumed     {folder.path} after epoch {len(self.history)}"
-            )
-        folder.write_config(
-            self.config,
-            dataset=data.name,
-            train_images=len(data.train),
-            scored_images=len(data.scored),
-            scored_on=data.scored_on,
-            parameters=num_parameters,
-            **provenance(),
-        )
-        set_interrupt_hint(
-            f"Interrupted. Go on with --resume {shlex.quote(str(folder.path))}"
-        )
+        if saved.history or saved.part:
+            state = load_state(folder, state, saved, data.steps_per_epoch)
+            folder.restore_metrics(saved.history)
+            self.reporter.info(f"resumed     {folder.path} {saved}")
+        facts = {
+            "train_images": len(data.train),
+            "scored_images": len(data.scored),
+            "scored_on": data.scored_on,
+            "parameters": num_parameters,
+        }
+        self.about = {**self.about, **facts, **self._provenance()}
+        folder.write_config(self.config, **self.about)
+        if is_first():
+            command = shlex.join(["python", sys.argv[0], "--resume", str(folder.path)])
+            set_interrupt_hint(f"Interrupted. Go on with: {command}")
         return place(state, data.sharding)
+
+    def _provenance(self) -> dict[str, Any]:
+        """Where the numbers come from: those of this call, and of all before it."""
+        here = provenance()
+        if self._is_new:
+            return here
+        if not self.epochs_left:
+            return {}
+        parts = [*self.about.get("resumed", [])]
+        before = parts[-1] if parts else self.about
+        differing = [
+            f"{name} {json.dumps(before[name])}, now {json.dumps(here[name])}"
+            for name in DECIDE_ROUNDING
+            if name in before and before[name] != here[name]
+        ]
+        if differing:
+            self.reporter.notice(
+                "This part of the run is not on what the part before it was on, so it "
+                "agrees with an uninterrupted run to rounding and not in every bit:\n"
+                + "\n".join(differing)
+            )
+        where = {"epoch": self.saved.next_part.epoch, "row": self.saved.next_part.row}
+        return {"resumed": [*parts, {**where, **here}]}
 
     def _describe(self, data: Data, num_parameters: int) -> None:
         name = data.name
@@ -135,12 +204,8 @@ class Run:
             f"data set    {name}: {len(data.train):,} images to train "
             f"on, {len(data.scored):,} {data.scored_on} images"
         )
-        used = 1 if data.sharding is None else data.sharding.mesh.size
-        if used < jax.device_count():
-            self.reporter.info(
-                f"devices     {used} of {jax.device_count()} used: both batch sizes "
-                "must be divisible by their number"
-            )
+        if data.sharding is not None:
+            self.reporter.info(f"devices     {describe_division(self.config, data)}")
         self.reporter.info(f"parameters  {num_parameters:,}")
 
     def compile(self, trainer: Trainer, state: TrainState) -> Programs:
@@ -151,13 +216,54 @@ class Run:
         self._compile_seconds = programs.compile_seconds
         return programs
 
+    def after_rows(self, state: TrainState, part: Part) -> None:
+        """Saves an epoch in its middle, where a signal asks for it or time has passed.
+
+        Raises:
+            Interrupted: if a signal asks for the end, when all is saved.
+        """
+        number = as_any(stop_asked() or 0)
+        is_due = time.monotonic() - self._saved_at > _SAVE_EVERY_S
+        if number or is_due:
+            self.save(state, part)
+        if number:
+            raise Interrupted(number)
+
+    def stop_if_asked(self) -> None:
+        """Ends the run between two epochs, or before one is scored.
+
+        Raises:
+            Interrupted: if a signal asks for the end; all is saved.
+        """
+        number = as_any(stop_asked() or 0)
+        if number:
+            raise Interrupted(number)
+
+    def save(self, state: TrainState, part: Part | None) -> None:
+        """Writes the checkpoint, and keeps the one before it.
+
+        Raises:
+            InputError: if it cannot be written. The one that was there still is.
+        """
+        self.saved = Saved(self.history, part)
+        try:
+            keep_previous(self.folder.checkpoint, self.folder.previous)
+            self._save(self.folder.checkpoint, state)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder.checkpoint} cannot be written "
+                f"({error.strerror or error}). What was saved before is there still: "
+                f"make room and go on with --resume {self.folder.path}"
+            ) from error
+        self._saved_at = time.monotonic()
+
     def keep(self, state: TrainState, record: dict[str, Any]) -> None:
         """Writes down an epoch."""
         record["compile_seconds"] = round(self._compile_seconds, 3)
         self._compile_seconds = 0.0
-        self.history.append(record)
+        self.saved = Saved([*self.history, record], None)
         # In this order: what the checkpoint has, the metrics can be made to have.
-        self._save(self.folder.checkpoint, state)
+        self.save(state, None)
         self.folder.append(record)
         self.reporter.info(epoch_line(record, self.config.epochs))
 
@@ -178,23 +284,35 @@ class Run:
         )
 
     def finish(self) -> dict[str, Any]:
-        """Draws the curves; returns the last epoch's object of `metrics.jsonl`."""
-        last, name = self.history[-1], self.dataset_name
-        title = f"{name}, {self.config.adjoint}, {score(last)}"
-        draw_curves(self.history, title, self.folder.curves)
+        """Draws the curves; returns the last epoch's object of `metrics.jsonl`.
+
+        Raises:
+            InputError: if nothing has been learned.
+        """
+        last, name = self.history[-1], self.about["dataset"]
+        title = f"{name}, {run_name(self.config)}, {score(last)}"
+        try:
+            draw_curves(self.history, title, self.folder.curves)
+        except OSError as error:
+            reason = error.strerror or error
+            self.reporter.notice(f"{self.folder.curves} cannot be written ({reason}).")
+        files = f"files in {self.folder.path}{os.sep}"
+        problem = what_failed(last)
+        if problem is not None:
+            raise InputError(f"The training failed: {problem}; {files}")
         self.reporter.result(
             f"{name}: {score(last)} after {last['epoch']} epochs, "
             f"train loss {number(last['train_loss'])}, tested in "
-            f"{last['test_seconds']:.2f} s; files in {self.folder.path}{os.sep}"
+            f"{last['test_seconds']:.2f} s; {files}"
         )
         return last
 
     def _save(self, path: Path, state: TrainState) -> None:
         header = {
             "settings": stored_settings(self.config),
-            "dataset": self.dataset_name,
-            "epoch": len(self.history),
+            "dataset": self.about["dataset"],
+            "run_id": self.about["run_id"],
             "versions": versions(),
-            "history": self.history,
+            **self.saved.to_header(),
         }
         jaxode.training.save_checkpoint(path, state, header)

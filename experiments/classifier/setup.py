@@ -4,30 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
-import jaxode
 from classifier.config import Config
+from classifier.networks import MODELS, Network
 
-
-SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
-    "dopri5": diffrax.Dopri5,
-    "tsit5": diffrax.Tsit5,
-    "dopri8": diffrax.Dopri8,
-    "bosh3": diffrax.Bosh3,
-    "heun": diffrax.Heun,
-    "midpoint": diffrax.Midpoint,
-    "euler": diffrax.Euler,
-    "rk4": jaxode.RK4,
-    "rk38": jaxode.RK38,
-}
 
 _FINAL_LR_FRACTION = 0.01
+# Where the learning rate drops, in parts of the decay: the paper's epochs of 160.
+_DROPS = (60 / 160, 100 / 160, 140 / 160)
+_DROP = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,19 +34,9 @@ class Keys:
         return cls(*jax.random.split(jax.random.key(seed), 3))
 
 
-def build_model(config: Config) -> jaxode.nn.ODENet:
-    """The untrained network; which one is decided by the seed."""
-    return jaxode.nn.ODENet(
-        config.channels,
-        key=Keys.of(config.seed).model,
-        solver=SOLVERS[config.solver](),
-        adjoint=config.adjoint,
-        rtol=None if config.fixed_steps else config.rtol,
-        atol=None if config.fixed_steps else config.atol,
-        dt0=config.dt0,
-        max_steps=config.max_steps,
-        plain=config.plain,
-    )
+def build_model(config: Config) -> Network:
+    """The untrained network; its weights are decided by the seed."""
+    return MODELS[config.model](config, Keys.of(config.seed).model)
 
 
 def count_parameters(model: Any) -> int:
@@ -67,17 +47,26 @@ def count_parameters(model: Any) -> int:
 def learning_rate(
     config: Config, steps_per_epoch: int
 ) -> Callable[[ArrayLike], Float[Array, ""]]:
-    """A linear rise, then a cosine down to a hundredth of the peak, or constant."""
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-    decay_steps = round(config.decay_epochs * steps_per_epoch) - warmup_steps
+    """A linear rise, then a way down in one of the forms of `schedule`, or none."""
+    decay_epochs = config.epochs if config.decay_epochs is None else config.decay_epochs
+    # As floats: of a long schedule they do not fit into an int32.
+    warmup_steps = float(round(config.warmup_epochs * steps_per_epoch))
+    last = decay_epochs * steps_per_epoch
+
+    def decay(step: Float[Array, ""]) -> Float[Array, ""]:
+        if not decay_epochs:
+            return jnp.ones((), jnp.float32)
+        if config.schedule == "drops":
+            drops = jnp.asarray([int(last * part) for part in _DROPS], jnp.float32)
+            return _DROP ** jnp.sum(step >= drops, dtype=jnp.float32)
+        decay_steps = max(round(last) - warmup_steps, 1.0)
+        progress = jnp.clip((step - warmup_steps) / decay_steps, 0, 1)
+        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+        return _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * cosine
 
     def schedule(count: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(count, jnp.float32)
-        lr = jnp.asarray(config.lr, jnp.float32)
-        if config.decay_epochs:
-            progress = jnp.clip((step - warmup_steps) / max(decay_steps, 1), 0, 1)
-            cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
-            lr *= _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * cosine
+        lr = jnp.asarray(config.lr, jnp.float32) * decay(step)
         # The first step is not wasted on a rate of zero.
         return lr * jnp.minimum((step + 1) / (warmup_steps + 1), 1)
 
@@ -92,9 +81,12 @@ def _sets_speed(params: PyTree) -> PyTree[bool]:
     trajectory (Finlay et al. 2020, "How to train your neural ODE", arXiv:2002.02798).
     The convolution before it, and with it the path's direction, is left alone.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: ".field.norm." in jax.tree_util.keystr(path), params
-    )
+    last = (".field.norm.", ".field.norm3.")
+
+    def sets_speed(path: Any, _: Any) -> bool:
+        return any(name in jax.tree_util.keystr(path) for name in last)
+
+    return jax.tree_util.tree_map_with_path(sets_speed, params)
 
 
 def build_optimiser(

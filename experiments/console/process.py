@@ -1,48 +1,25 @@
-"""The process of a command: Ctrl-C, exit codes, and settings of XLA:CPU."""
+"""The process of a command: exit codes, standard files, and settings of XLA:CPU."""
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from console.signals import (
+    BROKEN_PIPE,
+    end_on_signals,
+    exit_of,
+    Interrupted,
+    stop_asked,
+    write_error,
+)
 
 
 # Images of a batch times channels of the state: the largest product measured at which
 # one thread was faster than two.
 ONE_THREAD_UP_TO = 6 * 24
-
-_hint = "Interrupted."
-
-
-def set_interrupt_hint(text: str) -> None:
-    """What Ctrl-C prints from now on."""
-    global _hint  # noqa: PLW0603  a signal handler has no other argument
-    _hint = text
-
-
-def end_at_once_on_ctrl_c() -> None:
-    """Makes Ctrl-C end the program within compiled code, compilation and downloads too.
-
-    Python runs its own handler only between two bytecodes of the main thread, and a
-    compilation may be ten seconds without one. So the signal is blocked and a thread
-    waits for it. Every file is replaced as a whole, so nothing is lost by leaving here.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        return  # Windows: `main` catches KeyboardInterrupt, a little later.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def wait() -> None:
-        signal.sigwait({signal.SIGINT})
-        if sys.stdout.isatty():
-            # The progress bar had hidden the cursor.
-            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
-        os.write(2, f"{_hint}\n".encode())
-        os._exit(130)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def exit_code(main: Callable[[], Any], name: str) -> int:
@@ -52,7 +29,17 @@ def exit_code(main: Callable[[], Any], name: str) -> int:
         main: The script's work.
         name: What the script is called in the line.
     """
-    end_at_once_on_ctrl_c()
+    open_standard_files()
+    end_on_signals()
+    try:
+        code = _exit_code(main, name)
+    finally:
+        # `--help` does not come back, and may have printed to a pipe that is closed.
+        is_read = _flush_output()
+    return code if is_read else 128 + BROKEN_PIPE
+
+
+def _exit_code(main: Callable[[], Any], name: str) -> int:
     try:
         from console.command_line import InputError
     except ImportError as error:
@@ -61,28 +48,103 @@ def exit_code(main: Callable[[], Any], name: str) -> int:
     try:
         main()
     except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        write_error(f"{name}: {error}")
         return 2
+    except Interrupted as stop:
+        return exit_of(stop.number)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        write_error("Interrupted.")
         return 130
-    return 0
+    # Output that did not go through a `Reporter`.
+    except BrokenPipeError:
+        discard_output()
+        return 128 + BROKEN_PIPE
+    except OSError as error:
+        write_error(f"{name}: {error}")
+        return 2
+    number = stop_asked()
+    return 0 if number is None else exit_of(number)
+
+
+def open_standard_files() -> None:
+    """Opens what was closed of standard input, output and error, on nothing.
+
+    Otherwise the next file that is opened, a checkpoint perhaps, would take its number
+    and be printed into.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _flush_output() -> bool:
+    """Whether standard output could be written to its end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        return not isinstance(error, BrokenPipeError)
+    return True
+
+
+def discard_output() -> None:
+    """Sends what is still to be printed to nowhere."""
+    # A program that imports this may have put something else there.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
     """Turns what may be wrong with data, checkpoints and files into an `InputError`."""
+    import jax
+
     import jaxode
     from console.command_line import InputError
 
     try:
         yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise InputError(
+            f"The device has not enough memory ({reason}). Take smaller batches, fewer "
+            "channels, or another adjoint."
+        ) from error
     except (
         jaxode.datasets.DataError,
         jaxode.training.CheckpointError,
         OSError,
+        MemoryError,
     ) as error:
         raise InputError(str(error)) from error
+
+
+def require_device() -> None:
+    """Starts JAX.
+
+    Raises:
+        InputError: if it finds no device of the kind that JAX_PLATFORMS asks for.
+    """
+    import jax
+
+    from console.command_line import InputError
+
+    try:
+        jax.devices()
+    # An unknown name raises the first, a platform with no device here the second.
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        raise InputError(
+            f"JAX finds no device under JAX_PLATFORMS={asked!r}"
+            f"{': ' if reason else ''}{reason}. Unset it, or set JAX_PLATFORMS=cpu."
+        ) from error
 
 
 def set_xla_cpu_flags() -> None:

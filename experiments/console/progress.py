@@ -15,6 +15,9 @@ from rich.progress import (
     track,
 )
 
+from console.process import discard_output
+from console.signals import ask_to_stop, BROKEN_PIPE, write_error
+
 
 _Item = TypeVar("_Item")
 
@@ -24,13 +27,19 @@ Show = Callable[[int, float, float | None, int], None]
 _PLAIN_EVERY_S = 30.0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves to whoever prints what to do, where rich would end the program."""
+        raise  # noqa: PLE0704  rich calls this where it has caught the error
+
+
 class Reporter:
     """Prints to standard output."""
 
     def __init__(self, quiet: bool):
         self.quiet = quiet
         # soft_wrap: a line stays one line, for whoever reads it with another program.
-        self.console = Console(markup=False, highlight=False, soft_wrap=True)
+        self.console = _Console(markup=False, highlight=False, soft_wrap=True)
         self.is_live = self.console.is_terminal and not quiet
 
     def info(self, line: str) -> None:
@@ -40,15 +49,26 @@ class Reporter:
 
     def result(self, line: str) -> None:
         """A line that is always there."""
-        self.console.print(line)
-        sys.stdout.flush()
+        self._print(line)
 
     def notice(self, line: str) -> None:
         """Something that must not be missed."""
         bar = "!" * 72
         style = "bold yellow" if self.is_live else None
-        self.console.print(f"{bar}\n{line}\n{bar}", style=style)
-        sys.stdout.flush()
+        self._print(f"{bar}\n{line}\n{bar}", style)
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        """A line; where nobody reads it any more, a command is to stop."""
+        try:
+            self.console.print(line, style=style)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+            ask_to_stop(BROKEN_PIPE, "Standard output was closed.")
+        except OSError as error:
+            discard_output()
+            reason = error.strerror or error
+            write_error(f"Standard output is left out: it cannot be written ({reason})")
 
     @contextlib.contextmanager
     def epoch(self, title: str, num_images: int) -> Iterator[Show]:

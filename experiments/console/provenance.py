@@ -14,6 +14,8 @@ from console.process import threads_asked_for
 
 
 _PACKAGES = ("jax", "jaxlib", "jaxode", "equinox", "diffrax", "optax", "numpy")
+DECIDE_ROUNDING = ("device", "xla_flags", "x64", "versions")
+"""What of it two runs must share to agree in every bit."""
 
 
 def provenance() -> dict[str, Any]:
@@ -21,10 +23,21 @@ def provenance() -> dict[str, Any]:
     return {
         "device": describe_devices(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "x64": x64_is_on(),
         "versions": versions(),
         "git_commit": git_commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def x64_is_on() -> bool:
+    """Whether numbers are in double precision where nothing else is said."""
+    return bool(jax.config.values["jax_enable_x64"])
+
+
+def uses_x64(about: dict[str, Any]) -> bool:
+    """Whether it was on, by the files of a run; earlier versions do not say."""
+    return about.get("x64") is True
 
 
 def describe_devices() -> str:

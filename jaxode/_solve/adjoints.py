@@ -23,12 +23,15 @@ to the tolerance of two solves, and only as long as the field can be solved back
 at all: see `SolveCounts.reconstruction_error`.
 """
 
+import math
 from typing import Literal, TypeAlias
 
 import diffrax
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PyTree
+
+from .limits import check_max_steps, check_tolerances
 
 
 _CHECKPOINT_BYTES = 2**22
@@ -47,7 +50,7 @@ class Discrete(eqx.Module):
 
     Attributes:
         rows: States to keep, at least 2; by default as many as `bytes` hold, but no
-            fewer than 16.
+            fewer than 16, or the root of `max_steps` if that is less.
         bytes: Bound on what the rows take, where `rows` does not say how many. Each
             holds the state and, for methods such as `diffrax.Dopri5()` that use it
             again, the field there. Beside the rows, four or eight bytes are kept for
@@ -66,7 +69,10 @@ class Discrete(eqx.Module):
 
     def num_rows(self, row_bytes: int, capacity: int) -> int:
         """How many rows of so many bytes to have for so many steps: an even number."""
-        rows = self.rows or max(_FEWEST_CHECKPOINTS, self.bytes // max(row_bytes, 1))
+        # Rows of large states are worth their memory only as far as they save repeats,
+        # and filling one with zeros takes as long as a call of a cheap field.
+        fewest = min(_FEWEST_CHECKPOINTS, math.isqrt(capacity - 1) + 2)
+        rows = self.rows or max(fewest, self.bytes // max(row_bytes, 1))
         return 2 * (min(rows, capacity + 1) // 2)
 
 
@@ -110,6 +116,8 @@ class Backsolve(eqx.Module):
                 "set these on the controller: "
                 "Backsolve(controller=diffrax.PIDController(rtol=..., atol=...))."
             )
+        check_tolerances(self.rtol, self.atol)
+        check_max_steps(self.max_steps)
 
 
 Adjoint: TypeAlias = AdjointName | Discrete | Backsolve | diffrax.AbstractAdjoint

@@ -10,8 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-
-_USUAL = {"rtol": "1e-3", "atol": "1e-6", "dt0": "0.1"}
+from .limits import check_max_steps, check_tolerances, is_usable_step, USUAL
 
 
 def is_concrete(x: Any) -> bool:
@@ -22,13 +21,19 @@ def check_state(y0: PyTree) -> PyTree[Array]:
     """`y0` with arrays for leaves.
 
     Raises:
-        ValueError: where it has no leaves.
+        ValueError: where it has no leaves, or no numbers in them.
         TypeError: where a leaf is no floating-point or complex number of at least 32
             bits, or the leaves are not of one precision.
     """
     leaves = jax.tree_util.tree_leaves_with_path(y0)
     if not leaves:
         raise ValueError("y0 has no leaves; pass an array or a pytree of arrays.")
+    # The norm of an error without components is 0 / 0.
+    if all(np.size(leaf) == 0 for _, leaf in leaves):
+        raise ValueError(
+            f"y0 is empty (shape {np.shape(leaves[0][1])}); pass a state of at least"
+            " one number, and leave out batches without samples."
+        )
     dtypes = {}
     for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
@@ -165,26 +170,19 @@ def check_step_control(
         ValueError: for settings that are no single positive number, or contradict
             each other or the solver.
     """
-    if max_steps is not None and (not isinstance(max_steps, int) or max_steps < 1):
-        raise ValueError(
-            f"max_steps must be a positive integer; got {max_steps!r}. Pass a number "
-            "such as max_steps=4096."
-        )
+    check_max_steps(max_steps)
     for name, value in (("rtol", rtol), ("atol", atol), ("dt0", dt0)):
         if value is None:
             continue
-        if not eqx.is_array_like(value):
+        if not eqx.is_array_like(value) or np.iscomplexobj(value):
             raise TypeError(
-                f"{name} must be a number such as {_USUAL[name]}; got {value!r}."
+                f"{name} must be a number such as {USUAL[name]}; got {value!r}."
             )
         if np.ndim(value) != 0:
             raise ValueError(f"{name} must be one number; got shape {np.shape(value)}.")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and is_concrete(value) and not value > 0:
-            raise ValueError(
-                f"{name} must be positive; got {value}. Pass a number such as "
-                f"{name}={_USUAL[name]}."
-            )
+    check_tolerances(rtol, atol)
+    if type(dt0) is int and dt0.bit_length() > 1000:
+        raise ValueError("dt0 must be finite; got an integer beyond float64.")
     adaptive = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     name = type(solver).__name__
     if rtol is not None and not adaptive:
@@ -202,21 +200,6 @@ def check_step_control(
         raise ValueError("atol is None; pass atol=... with rtol=...")
 
 
-def check_tolerance(name: str, x: Any, dtype: jnp.dtype, throw: bool) -> Any:
-    """An array in `dtype`; a Python number, which takes on any dtype, as it is.
-
-    Where it is traced, its sign is checked at run time if `throw` is set.
-    """
-    if x is None or type(x) in (int, float):
-        return x
-    x = jnp.asarray(x, dtype)
-    if throw and not is_concrete(x):
-        x = eqx.error_if(
-            x, ~(x > 0), f"{name} must be positive, such as {_USUAL[name]}."
-        )
-    return x
-
-
 def check_initial_step(dt0: Any, ts: Array, throw: bool) -> Array:
     """The length of the first step, or the bound on fixed steps, in the dtype of `ts`.
 
@@ -230,8 +213,7 @@ def check_initial_step(dt0: Any, ts: Array, throw: bool) -> Array:
             "or, with tolerances, dt0=None."
         )
     step = jnp.asarray(dt0, ts.dtype)
-    # Where all times are equal there is no direction to point along.
-    along = jnp.isfinite(step) & (step != 0) & (step * (ts[-1] - ts[0]) >= 0)
+    along = is_usable_step(step, ts)
     if is_concrete(along):
         if not along:
             raise ValueError(

@@ -23,6 +23,8 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from .._steps.carried import controlled
+from .._steps.lanes import varying_like
+from .._steps.pooled import Augmented, PartNorm
 from .adjoints import Backsolve
 from .failures import counts_of, raise_if_failed
 from .integrate import Integral
@@ -33,9 +35,12 @@ from .setup import prepare
 from .stats import SolveCounts
 
 
-def _relative_error(y: PyTree, y_true: PyTree) -> Float[Array, ""]:
-    difference = optx.two_norm(jax.tree.map(jnp.subtract, y, y_true))
-    return difference / jnp.maximum(optx.two_norm(y_true), 1e-30)
+def _relative_error(
+    y: PyTree, y_true: PyTree, norm: PartNorm | None
+) -> Float[Array, ""]:
+    length = optx.two_norm if norm is None else norm
+    difference = length(jax.tree.map(jnp.subtract, y, y_true))
+    return difference / jnp.maximum(length(y_true), 1e-30)
 
 
 class _Augmented(eqx.Module):
@@ -49,7 +54,7 @@ class _Augmented(eqx.Module):
 
     rest: PyTree
 
-    def __call__(self, t: Any, state: PyTree, parameters: PyTree) -> PyTree:
+    def __call__(self, t: Any, state: Augmented, parameters: PyTree) -> Augmented:
         y, a, g = state
 
         def f(y, parameters):
@@ -62,7 +67,7 @@ class _Augmented(eqx.Module):
         a_dot, g_dot = jax.tree.map(jnp.negative, vjp(a))
         # Diffrax holds no state in less precision than the time's, parameters may be.
         g_dot = jax.tree.map(lambda d, g: d.astype(g.dtype), g_dot, g)
-        return y_dot, a_dot, g_dot
+        return Augmented(y_dot, a_dot, g_dot)
 
 
 CAPTURED_MESSAGE = (
@@ -96,8 +101,15 @@ def _pull_back(
     ys, forward_stats = kept
     ts, settings = problem.ts, problem.settings
     assert isinstance(settings.adjoint, Backsolve)
-    backward = backward_settings(settings.adjoint, settings)
     parameters, rest = parameters_of(problem, perturbed)
+    summed = jax.tree.map(
+        lambda p, flag: None if p is None else flag,
+        parameters,
+        problem.summed,
+        is_leaf=lambda p: p is None,
+    )
+    flags = tuple(jax.tree.leaves(summed))
+    backward = backward_settings(settings.adjoint, settings, flags)
 
     # The start: a(t1) = dL/dy(t1) is added by the first interval, g(t1) = 0 (eq. 5).
     a = jax.tree.map(jnp.zeros_like, problem.y0)
@@ -106,7 +118,9 @@ def _pull_back(
             lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, ts.dtype)),
             parameters,
         )
-    carry = (a, g, forward_stats.last_step, SolveCounts.of(num_solves=1))
+    a, g = varying_like((a, g), problem.y0, parameters, ys_bar)
+    counts = varying_like(SolveCounts.of(num_solves=1), problem.probe)
+    carry = (a, g, forward_stats.last_step, counts)
 
     # Interval by interval from t1 to t0; one alone needs no loop to be compiled.
     one_interval = lambda carry, interval: (
@@ -157,7 +171,8 @@ def _backward_interval(
     if settings.dt0 is None:
         settings = settings.replace(dt0=step)
     ends = jnp.stack([t_end, t_start])
-    solve, _, _ = run(prepare(augmented, parameters, ends, settings), (y_end, a, g))
+    setup = prepare(augmented, parameters, ends, settings)
+    solve, _, _ = run(setup, Augmented(y_end, a, g))
     rows = solve.ys
     if settings.throw:
         which = "The backward solve (adjoint)"
@@ -165,9 +180,10 @@ def _backward_interval(
     y, a, g = jax.tree.map(lambda row: row[0], rows)
 
     # The counts, and how far from the known state the way back has led.
+    norm = settings.norm if isinstance(settings.norm, PartNorm) else None
     worst = jnp.maximum(
         counts.reconstruction_error,
-        _relative_error(*controlled((y, y_start))).astype(jnp.float32),
+        _relative_error(controlled(y), controlled(y_start), norm).astype(jnp.float32),
     )
     own = dataclasses.replace(counts_of(solve), num_solves=jnp.zeros((), jnp.float32))
     counts = jax.tree.map(jnp.add, counts, own)

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from .._steps.lanes import axes_of, varying_over
+from .closed_over import with_closed_over
+
 
 VectorField: TypeAlias = Callable[[Any, PyTree, PyTree], PyTree]
 """dy/dt = field(t, y, args); y is a pytree, and the result is shaped like it."""
@@ -56,8 +59,33 @@ def without_closure(
     captured = [c for c in jaxpr.consts if isinstance(c, Tracer)]
     if not captured:
         return function, [], out
+    axes = axes_of((captured, function, t, y0, args))
+    if axes:
+        function = _cast_to(axes, function, t, y0, args)
+        t, y0, args = varying_over((t, y0, args), axes)
+        captured = [varying_over(c, axes) for c in captured]
     closed = eqx.filter_closure_convert(call, function, t, y0, args)
-    return _Converted(closed, function), captured, out
+    return _Converted(closed, function, axes), captured, out
+
+
+def _cast_to(axes: frozenset[str], function: Any, *inputs: Any) -> Any:
+    """The function, all that it holds or closes over varying over these axes.
+
+    Raises:
+        ValueError: where it holds an array in a place that cannot be reached.
+    """
+    function = with_closed_over(function, lambda x: varying_over(x, axes))
+    call = functools.partial(_call)
+    jaxpr, *_ = eqx.filter_make_jaxpr(call)(function, *varying_over(inputs, axes))
+    hidden = [c for c in jaxpr.consts if isinstance(c, Tracer) and axes - axes_of(c)]
+    if hidden:
+        shown = ", ".join(shape_of(c) for c in hidden)
+        raise ValueError(
+            f"Inside jax.shard_map the field uses an array ({shown}) that it holds in "
+            "an object or a jitted function, out of reach. Pass the array through "
+            "`args`, or make the field an equinox.Module that holds it."
+        )
+    return function
 
 
 def check_output(out: PyTree, y0: PyTree[Array]) -> None:
@@ -81,10 +109,18 @@ def _call(field: Any, t: Any, y: PyTree, args: PyTree) -> PyTree:
 
 
 class _Converted(eqx.Module):
-    """A field whose captured arrays are leaves."""
+    """A field whose captured arrays are leaves.
+
+    Attributes:
+        closed: The field, as it was traced.
+        field: Its own arrays.
+        axes: Those of a mesh over which everything varied when it was traced.
+    """
 
     closed: Any
     field: Any
+    axes: frozenset[str] = eqx.field(static=True)
 
     def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        return self.closed(self.field, t, y, args)
+        inputs = varying_over((self.field, t, y, args), self.axes)
+        return self.closed(*inputs)

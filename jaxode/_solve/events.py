@@ -102,8 +102,8 @@ def odeint_event(
         args: Any pytree, handed to the field and to the events.
         direction: Which crossings count: 1 for upwards, -1 for downwards, in the course
             of the solve; `None` for both; or a list with one of these for each event.
-        **settings: The keyword arguments of `odeint`, but for `cost` and `dense`: solve
-            once more, over times that end with `hit.t`.
+        **settings: The keyword arguments of `odeint`, but for `norm`, `cost` and
+            `dense`: solve once more, over times that end with `hit.t`.
 
     An event happens where its value changes sign. One that is zero at `ts[0]` has the
     sign that it moves to; one that touches zero and turns back does not happen; one
@@ -127,6 +127,11 @@ def odeint_event(
         Differential Equations", arXiv:2011.03902, for the gradient.
     """
     options = SolveSettings().replace(**settings)
+    if options.norm is not None:
+        raise ValueError(
+            "norm has the devices of a mesh step together, and an event ends the solve "
+            "of each at a time of its own; leave norm out of odeint_event."
+        )
     y0 = check_state(y0)
     ts = check_times(ts, y0, options.throw)
     # A time that all parts of a mesh share would get the sum of their derivatives.

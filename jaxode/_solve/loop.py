@@ -16,14 +16,17 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._steps.controller import InitialStep
-from .._steps.lanes import any_lane, choose, varying_like
+from .._steps.lanes import any_lane, choose, typed_as, varying_like
+from .._steps.pooled import total_over
+from .bounded import bounded_while
 from .diffrax_calls import forward_calls
 from .integrate import Integral
 from .loop_state import first_state, shares_first_stage, State
 from .read_out import read_within, Step
 from .record import Record, Room
-from .setup import made_jump_of, Setup
+from .setup import Setup
 from .stats import SolveStats
+from .step import take_step, with_counter
 from .watch import Watched
 
 
@@ -41,7 +44,7 @@ def run(
         The solve's outcome, successful or not; the record; and the index of the first
         of the times that was not read within a step.
     """
-    state = first_state(setup, y0, room)
+    setup, state = with_counter(setup, first_state(setup, y0, room))
     if room is None or not room.can_overflow:
         state = _steps(setup, state)
     else:
@@ -72,7 +75,9 @@ def run_watched(
     """
     setup = setup._replace(reads=False)
     state = dataclasses.replace(first_state(setup, y0, None), watched=watched)
-    state = _steps(setup, varying_like(state, setup.term, y0, setup.args, setup.ts))
+    state = varying_like(state, setup.term, y0, setup.args, setup.ts)
+    setup, state = with_counter(setup, state)
+    state = _steps(setup, state)
     return _outcome(setup, state), state
 
 
@@ -98,7 +103,8 @@ def _steps(setup: Setup, state: State) -> State:
     def body(state: State) -> State:
         return _step(setup, state, stepping(state))
 
-    return _while(lambda state: any_lane(stepping(state)), body, state)
+    most = setup.max_steps if setup.differentiable else None
+    return _while(lambda state: any_lane(stepping(state)), body, state, most)
 
 
 def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
@@ -106,15 +112,15 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     term, solver, args = setup.term, setup.solver, setup.args
     t0, t1, t_end = state.t0, state.t1, setup.ts[-1]
 
-    # The step, and what the controller makes of it.
-    y1, y_error, dense_info, solver_state, solver_result = solver.step(
-        term, t0, t1, state.y, args, state.solver, made_jump_of(state.made_jump)
-    )
+    # The step, and what the controller makes of it, whose decisions are constants.
+    taken, calls = take_step(setup, state)
+    y1, y_error, dense_info, solver_state, solver_result = taken
     # A candidate beyond the field's domain is a step to be rejected (diffrax 143).
     y_error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), y_error)
     order: Any = solver.error_order(term)
+    seen = lax.stop_gradient((state.y, y1, y_error))
     decision: Any = setup.controller.adapt_step_size(
-        t0, t1, state.y, y1, args, y_error, order, state.controller
+        t0, t1, seen[0], seen[1], args, seen[2], order, state.controller
     )
     keep, next_t0, next_t1, made_jump, controller, controller_result = decision
     keep = jnp.asarray(keep) & active
@@ -162,6 +168,7 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
         ys=ys,
         record=record,
         watched=watched,
+        calls=calls if calls is None else state.calls + calls * count(is_tried),
     )
 
 
@@ -188,6 +195,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         history.after_jump,
         history.after_move,
     )
+    nfe = state.calls if nfe is None else nfe
     controller = setup.controller
     by_rule = isinstance(controller, InitialStep) and controller.length is None
     if nfe is not None and by_rule:
@@ -200,6 +208,10 @@ def _outcome(setup: Setup, state: State) -> Integral:
         last_step=history.last_step,
         success=result == results.successful,
     )
+    non_finite = history.non_finite
+    if setup.pooled_axes:
+        counted = non_finite.astype(jnp.int32)
+        non_finite = total_over(counted, setup.pooled_axes) > 0
     direction = setup.direction
     t_reached = state.t0 if direction is None else state.t0 * direction
     return Integral(
@@ -207,7 +219,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         stats=stats,
         result=result,
         t_reached=lax.stop_gradient(t_reached),
-        non_finite=history.non_finite,
+        non_finite=non_finite,
     )
 
 
@@ -221,13 +233,18 @@ def _clip_to_end(t0: Any, t1: Any, t_end: Array, keep: Array) -> Array:
     return jnp.where(t1 > floor, clipped, t1)
 
 
-def _while(going: Any, body: Any, state: State) -> State:
-    """`lax.while_loop` over the arrays of a state; the rest of it stays as it is."""
+def _while(going: Any, body: Any, state: State, most: int | None = None) -> State:
+    """`lax.while_loop` over the arrays of a state; the rest of it stays as it is.
+
+    With a bound on its turns, one that JAX can differentiate.
+    """
     arrays, static = eqx.partition(state, eqx.is_array)
     whole = lambda arrays: eqx.combine(arrays, static)
-    arrays = lax.while_loop(
-        lambda arrays: going(whole(arrays)),
-        lambda arrays: eqx.filter(body(whole(arrays)), eqx.is_array),
-        arrays,
-    )
-    return whole(arrays)
+
+    def turn(arrays):
+        return typed_as(eqx.filter(body(whole(arrays)), eqx.is_array), arrays)
+
+    goes_on = lambda arrays: going(whole(arrays))
+    if most is None:
+        return whole(lax.while_loop(goes_on, turn, arrays))
+    return whole(bounded_while(goes_on, turn, arrays, most))

@@ -1,5 +1,6 @@
 """What a solve's loop carries from step to step, and how that starts."""
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -34,6 +35,7 @@ class State(eqx.Module):
         ys: The state at `ts[1:-1]`; `None` if there are no such times.
         record: What is kept for the way back, if anything is.
         watched: What may end the solve within a step (`watch.py`), if anything may.
+        calls: Field calls of the steps tried, if they are counted one by one.
     """
 
     t0: Float[Array, ""]
@@ -49,6 +51,7 @@ class State(eqx.Module):
     ys: PyTree[Array] | None
     record: Record | None
     watched: Watched | None = None
+    calls: Int[Array, ""] | None = None
 
 
 def first_state(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
@@ -92,7 +95,34 @@ def first_state(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:
         ),
         record=None if room is None else room.record(t0, y0, solver_state),
     )
-    return varying_like(state, setup.term, y0, args, ts)
+    return _varying(state, setup, y0)
+
+
+def _varying(state: State, setup: Setup, y0: PyTree[Array]) -> State:
+    """`state` as it will vary over a mesh.
+
+    Where devices step together, what tells of the steps is the same on all of them, and
+    its type says so: a loop that could end earlier on one of them would not trace.
+    """
+    sources = setup.term, y0, setup.args, setup.ts
+    everywhere = varying_like(state, *sources)
+    if not setup.pooled_axes:
+        return everywhere
+    decides = varying_like(state, *sources, but=setup.pooled_axes)
+    record = everywhere.record
+    if record is not None:
+        assert decides.record is not None
+        record = dataclasses.replace(decides.record, rows=record.rows)
+    return dataclasses.replace(
+        decides,
+        y=everywhere.y,
+        solver=everywhere.solver,
+        ys=everywhere.ys,
+        record=record,
+        controller=dataclasses.replace(
+            decides.controller, non_finite=everywhere.controller.non_finite
+        ),
+    )
 
 
 def shares_first_stage(setup: Setup) -> bool:

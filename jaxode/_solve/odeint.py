@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._steps.carried import Carried
+from .._steps.lanes import axes_of
+from .._steps.pooled import PartNorm, PooledNorm
 from .adjoints import Adjoint, Backsolve, Discrete, with_checkpoints
 from .arguments import check_state, check_times
 from .backsolve import solve_by_backsolve
@@ -18,8 +20,10 @@ from .dense import Dense, knots_of, times_within
 from .diagnosis import diagnosis
 from .discrete import solve_by_discrete
 from .failures import counts_of, raise_if_failed
+from .in_mesh import integrate_in_mesh
 from .integrate import Integral, integrate
-from .jumps import either_side, void_if_unknown
+from .jumps import either_side
+from .pooling import check_pooled
 from .probes import add_to_probe, Counted, in_force, InForce, without_probes
 from .settings import SolveSettings
 from .stats import SolveCounts, SolveStats
@@ -88,6 +92,7 @@ def odeint(
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None,
     unroll: bool = True,
     jumps: Any = None,
+    norm: PooledNorm | PartNorm | None = None,
     cost: VectorField | None = None,
     dense: bool = False,
 ) -> Solution:
@@ -127,6 +132,9 @@ def odeint(
         jumps: Times, in any order, at which the field (an input, say) jumps. Steps end
             just before and start anew just after, so that the field is never asked on
             the wrong side or at the jump itself. Those outside of `ts` do nothing.
+        norm: `jaxode.PooledNorm("batch")` inside `jax.shard_map`: the error norm, and
+            with it every step, is that of all devices along this axis and not of each
+            for itself.
         cost: `cost(t, y, args)`, a function or a module like the field: a number, an
             array, or a pytree of these in the precision of `y0`. `sol.cost` has its
             integral. It is left out of the error norm, so the steps are those of a
@@ -168,14 +176,15 @@ def _solve(
     settings = settings.replace(**given.replacements)
     y0 = check_state(y0)
     ts = check_times(ts, y0, settings.throw)
+    fixed_ts = settings.times_of(jax.lax.stop_gradient(ts))
     settings = settings.for_times(ts)
+    check_pooled(settings.pooled_axes, ts, settings)
     if cost is not None:
         field, y0 = with_cost(field, cost, ts[0], y0, args)
     field, captured = captured_arrays(field, ts[0], y0, args)
 
     # The solve. To it the times are constants: what they contribute to the gradient is
     # added at the two ends, for every adjoint alike.
-    fixed_ts = void_if_unknown(jax.lax.stop_gradient(ts), settings.jumps)
     leaving, arriving = either_side(field, settings.jumps, fixed_ts)
     y_start = starts_at(y0, ts[0], leaving, args)
     knots = knots_of(field, y0, args, fixed_ts, settings) if dense else None
@@ -221,8 +230,9 @@ def _solve_by_diffrax(
     assert isinstance(settings.adjoint, diffrax.AbstractAdjoint)
     adjoint = with_checkpoints(settings.adjoint, y0, settings.max_steps)
     settings = settings.replace(adjoint=adjoint)
+    solve_ = integrate_in_mesh if axes_of((field, y0, args, ts)) else integrate
     if probe is None:
-        return integrate(field, y0, args, ts, settings)
+        return solve_(field, y0, args, ts, settings)
     if isinstance(adjoint, diffrax.BacksolveAdjoint):
         raise ValueError(
             "diffrax.BacksolveAdjoint does not tell what its backward solve did; for "
@@ -232,7 +242,7 @@ def _solve_by_diffrax(
     # reports cannot be; and the finder calls it as often as it likes.
     counts = not isinstance(settings.solver, diffrax.AbstractImplicitSolver)
     reporting = Counted(field, probe) if counts else field
-    solve = integrate(reporting, y0, args, ts, settings)
+    solve = solve_(reporting, y0, args, ts, settings)
     report = SolveCounts.of(
         nfe=0 if counts else jnp.nan,
         num_steps=solve.stats.num_steps,

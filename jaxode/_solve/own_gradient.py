@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float, PyTree
 
-from .._steps.lanes import varying_like
+from .._steps.lanes import axes_of, typed_as, varying_like
+from .._steps.pooled import PartNorm
 from .integrate import Integral
 from .settings import SolveSettings
 from .stats import SolveCounts
@@ -35,6 +36,8 @@ class Problem(NamedTuple):
         probe: Receives the counts of the way back as its cotangent.
         ts: The times.
         settings: As `SolveSettings.for_times` returns them.
+        summed: Whether each array of field and `args` is the same on all devices that
+            pool their error norm, so that its cotangent is the sum of theirs.
     """
 
     y0: PyTree[Array]
@@ -44,6 +47,7 @@ class Problem(NamedTuple):
     probe: SolveCounts
     ts: Float[Array, " time"]
     settings: SolveSettings
+    summed: PyTree = None
 
 
 def with_own_gradient(
@@ -61,11 +65,15 @@ def with_own_gradient(
             `solve` returned for it, and the cotangents of `ys`. Returns the cotangents
             of the problem by their names; those that are left out are zero.
     """
+    axes, norm = problem.settings.pooled_axes, problem.settings.norm
+    all_summed = isinstance(norm, PartNorm) and norm.pool.shared
+    is_summed = lambda x: all_summed or not axes_of(x) & set(axes)
+    of_field = (problem.field, problem.args)
+    problem = problem._replace(summed=jax.tree.map(is_summed, of_field))
     arrays, static = eqx.partition(problem, eqx.is_array)
     # A Python number that is differentiated has no shape of its own (jax 2531).
     arrays = jax.tree.map(jnp.asarray, arrays)
-    # Where one of them varies over a mesh all do, so that JAX adds up the cotangents.
-    arrays = varying_like(arrays, arrays)
+    arrays = _varying(arrays, axes)
 
     @jax.custom_vjp
     def outcome(arrays):
@@ -92,7 +100,9 @@ def with_own_gradient(
         perturbed = jax.tree.unflatten(jax.tree.structure(arrays), flags.value)
         problem = eqx.combine(arrays, static)
         bars = call_compiled(pull_back, problem, perturbed, kept, ys_bar)
-        bars = varying_like(bars, arrays)
+        bars = {
+            name: typed_as(bar, getattr(arrays, name)) for name, bar in bars.items()
+        }
         nothing = jax.tree.map(lambda _: None, arrays)
         return (nothing._replace(**bars),)
 
@@ -104,6 +114,19 @@ def with_own_gradient(
         if "forward-mode autodiff" not in str(error):
             raise
         raise TypeError(FORWARD_MESSAGE) from error
+
+
+def _varying(arrays: Problem, pooled: tuple[str, ...]) -> Problem:
+    """Where one array varies over a mesh all do, so that JAX adds up the cotangents.
+
+    What decides on the steps does not vary over axes whose devices step together, and
+    so neither does the probe, which receives the counts of these.
+    """
+    everywhere = varying_like(arrays, arrays)
+    decides = varying_like(arrays, arrays, but=pooled)
+    return everywhere._replace(
+        probe=decides.probe, ts=decides.ts, settings=decides.settings
+    )
 
 
 def call_compiled(function: Callable, *inputs: Any) -> Any:

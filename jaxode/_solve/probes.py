@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, PyTree
 
+from .._steps.lanes import typed_as, varying_like
 from .stats import SolveCounts
 
 
@@ -78,25 +79,32 @@ def value_and_grad_with_stats(
 # Into the channel
 
 
-@jax.custom_vjp
 def add_to_probe(
     y: PyTree[Array], probe: SolveCounts, report: SolveCounts
 ) -> PyTree[Array]:
-    """`y`; differentiating it adds `report` to the probe's cotangent, each time."""
+    """`y`; differentiating it adds `report` to the probe's cotangent, each time.
+
+    Where devices of a mesh report different things, their sum.
+    """
+    return _add(y, varying_like(probe, report), report)
+
+
+@jax.custom_vjp
+def _add(y, probe, report):
     del probe, report
     return y
 
 
 def _add_fwd(y, probe, report):
-    del probe
-    return y, report
+    return y, (probe, report)
 
 
-def _add_bwd(report, y_bar):
-    return y_bar, report, jax.tree.map(jnp.zeros_like, report)
+def _add_bwd(kept, y_bar):
+    probe, report = kept
+    return y_bar, typed_as(report, probe), jax.tree.map(jnp.zeros_like, report)
 
 
-add_to_probe.defvjp(_add_fwd, _add_bwd)
+_add.defvjp(_add_fwd, _add_bwd)
 
 
 class Counted(eqx.Module):

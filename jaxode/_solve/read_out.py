@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._steps.classical import RK4, RK38
 from .._steps.lanes import any_lane, choose, varying_like
 from .._steps.runge_kutta import Unrolled
+from .bounded import bounded_while
 from .setup import Setup
 
 
@@ -73,7 +74,10 @@ def read_within(
         )
         return index + inside.astype(jnp.int32), ys
 
-    return lax.while_loop(lambda c: any_lane(within(c)), body, (next_read, ys))
+    going = lambda c: any_lane(within(c))
+    if setup.differentiable:
+        return bounded_while(going, body, (next_read, ys), len(ts))
+    return lax.while_loop(going, body, (next_read, ys))
 
 
 def pull_reads(
@@ -124,6 +128,8 @@ def pull_reads(
 def interpolant(
     solver: diffrax.AbstractSolver, t0: Array, t1: Array, dense_info: PyTree, t: Array
 ) -> PyTree[Array]:
+    # Diffrax evaluates polynomials in loops, whose carry is to be of one type.
+    t0, t1, t = varying_like((t0, t1, t), dense_info)
     return solver.interpolation_cls(t0=t0, t1=t1, **dense_info).evaluate(t)
 
 
@@ -142,6 +148,8 @@ def _pull_interpolant(
     number = lambda shape: jnp.zeros(shape, step.t0.dtype)
     num_stages = jax.tree.leaves(step.dense_info["k"])[0].shape[0]
     component = dict(y0=number(()), y1=number(()), k=number((num_stages,)))
+    # JAX adds up, over a mesh, cotangents of what does not vary there.
+    component = varying_like(component, step.t0, step.t1, t)
     value = lambda info: interpolant(solver, step.t0, step.t1, info, t)
     weights = jax.grad(value)(component)
 

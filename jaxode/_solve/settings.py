@@ -12,17 +12,19 @@ import diffrax
 import equinox as eqx
 import jax
 import optimistix as optx
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
+from .._steps.pooled import Augmented, PartNorm, PooledNorm
 from .._steps.runge_kutta import unrolled
 from .adjoints import Adjoint, Backsolve, resolve_adjoint
 from .arguments import (
     check_initial_step,
     check_kinds,
     check_step_control,
-    check_tolerance,
 )
-from .jumps import check_jumps, check_stages, jumps_for
+from .jumps import check_jumps, check_stages, jumps_for, void_if_unknown
+from .limits import checked_tolerance, void_unless_usable
+from .pooling import check_norm, with_norm
 
 
 class SolveSettings(eqx.Module):
@@ -45,6 +47,7 @@ class SolveSettings(eqx.Module):
         controller: Adaptive controller, in place of one made from the tolerances.
         unroll: Whether explicit Runge-Kutta solvers run with their stages written out.
         jumps: Times at which the field jumps.
+        norm: Over what the error norm is pooled, or `None`.
     """
 
     solver: diffrax.AbstractSolver = diffrax.Dopri5()
@@ -57,6 +60,7 @@ class SolveSettings(eqx.Module):
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
     unroll: bool = eqx.field(static=True, default=True)
     jumps: Any = None
+    norm: PooledNorm | PartNorm | None = None
 
     def __check_init__(self):
         resolve_adjoint(self.adjoint)  # for its errors: a name reads better in a repr
@@ -66,6 +70,7 @@ class SolveSettings(eqx.Module):
             self.solver, source.rtol, source.atol, self.dt0, self.max_steps
         )
         check_jumps(self.jumps)
+        check_norm(self.norm, self.solver, self.controller)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -90,6 +95,18 @@ class SolveSettings(eqx.Module):
         check_names(changes, self.names())
         return dataclasses.replace(self, **changes)
 
+    def times_of(self, ts: Float[Array, " time"]) -> Float[Array, " time"]:
+        """The times of a solve; NaN, so that it fails, where traced ones make no sense.
+
+        Where `throw` is set, `for_times` raises instead for all but the jumps.
+        """
+        source = self if self.controller is None else self.controller
+        rtol, atol = (getattr(source, name, None) for name in ("rtol", "atol"))
+        if not self.throw:
+            ts = void_unless_usable(ts, rtol, atol, self.dt0)
+        jumps = None if self.jumps is None else jumps_for(self.jumps, ts, throw=False)
+        return void_if_unknown(ts, jumps)
+
     def for_times(self, ts: Float[Array, " time"]) -> "SolveSettings":
         """The same as the loops take them, for a solve at the times `ts`.
 
@@ -99,13 +116,18 @@ class SolveSettings(eqx.Module):
         controller = self.controller
         if controller is None and self.rtol is not None:
             rtol, atol = (
-                check_tolerance(name, getattr(self, name), ts.dtype, self.throw)
+                checked_tolerance(name, getattr(self, name), ts.dtype, self.throw)
                 for name in ("rtol", "atol")
             )
             controller = diffrax.PIDController(rtol=rtol, atol=atol)
+        norm = self.norm
+        if isinstance(norm, PooledNorm):
+            norm = PartNorm(norm)
         dt0 = self.dt0
         if dt0 is not None:
-            dt0 = check_initial_step(jax.lax.stop_gradient(dt0), ts, self.throw)
+            # An integer may be beyond an int32.
+            dt0 = float(dt0) if type(dt0) is int else jax.lax.stop_gradient(dt0)
+            dt0 = check_initial_step(dt0, ts, self.throw)
         jumps = jumps_for(self.jumps, ts, self.throw)
         if jumps is not None:
             check_stages(self.solver)
@@ -113,10 +135,19 @@ class SolveSettings(eqx.Module):
             self,
             solver=unrolled(self.solver) if self.unroll else self.solver,
             adjoint=resolve_adjoint(self.adjoint),
-            controller=controller,
+            controller=with_norm(controller, norm),
             dt0=dt0,
             jumps=jumps,
+            norm=norm,
         )
+
+    @property
+    def pooled_axes(self) -> tuple[str, ...]:
+        """The axes of a mesh whose devices decide on every step together."""
+        if self.norm is None or self.controller is None:
+            return ()
+        pool = self.norm.pool if isinstance(self.norm, PartNorm) else self.norm
+        return pool.axes
 
 
 def check_names(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -128,12 +159,15 @@ def check_names(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
         )
 
 
-def backward_settings(backsolve: Backsolve, forward: SolveSettings) -> SolveSettings:
+def backward_settings(
+    backsolve: Backsolve, forward: SolveSettings, summed: tuple[bool, ...] = ()
+) -> SolveSettings:
     """Settings of the backward solve: the forward ones, with what `backsolve` changes.
 
     Args:
         backsolve: What the caller wants to be different.
         forward: As `SolveSettings.for_times` returns them.
+        summed: See `PartNorm`.
 
     Raises:
         ValueError: where these do not go together.
@@ -144,6 +178,7 @@ def backward_settings(backsolve: Backsolve, forward: SolveSettings) -> SolveSett
     # The bound on fixed steps holds backwards too; an adaptive solve's first step not.
     dt0 = forward.dt0 if forward.controller is None else None
     dt0 = backsolve.dt0 if backsolve.dt0 is not None else dt0
+    check_norm(forward.norm, solver, backsolve.controller)
     controller = backsolve.controller or forward.controller
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         if backsolve.controller is not None or dt0 is None:
@@ -153,12 +188,17 @@ def backward_settings(backsolve: Backsolve, forward: SolveSettings) -> SolveSett
                 "steps, or a solver such as diffrax.Dopri5()."
             )
         controller = None
+    controller, norm = _with_tolerances(controller, backsolve), forward.norm
+    if isinstance(norm, PartNorm):
+        norm = dataclasses.replace(norm, summed=summed, seminorm=backsolve.seminorm)
+        controller = with_norm(controller, norm)
     return dataclasses.replace(
         forward,
         solver=solver,
         # The tolerances are the controller's; without one, steps are fixed.
         rtol=None if controller is None else forward.rtol,
-        controller=_with_tolerances(controller, backsolve),
+        controller=controller,
+        norm=norm,
         dt0=dt0,
         max_steps=backsolve.max_steps or forward.max_steps,
     )
@@ -183,6 +223,5 @@ def _with_tolerances(
     return controller
 
 
-def _seminorm(augmented: PyTree) -> Float[Array, ""]:
-    y, a, *_ = augmented
-    return optx.rms_norm((y, a))
+def _seminorm(augmented: Augmented) -> Float[Array, ""]:
+    return optx.rms_norm((augmented.y, augmented.a))

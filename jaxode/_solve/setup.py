@@ -52,6 +52,9 @@ class Setup(NamedTuple):
         max_steps: Steps tried at most, or `None`.
         can_jump: Whether the controller may say that a step starts at a jump.
         reads: Whether there are times between the first and the last.
+        pooled_axes: Axes of a mesh whose devices take every step together.
+        differentiable: Whether JAX is to differentiate the loops by itself.
+        counter: What counts the calls of a step, if no formula knows them (`step.py`).
     """
 
     term: diffrax.ODETerm
@@ -63,6 +66,9 @@ class Setup(NamedTuple):
     max_steps: int | None
     can_jump: bool
     reads: bool
+    pooled_axes: tuple[str, ...] = ()
+    differentiable: bool = False
+    counter: Any = None
 
 
 def prepare(
@@ -97,6 +103,7 @@ def prepare(
         max_steps=settings.max_steps,
         can_jump=can_jump(settings),
         reads=ts.shape[0] > 2,
+        pooled_axes=settings.pooled_axes,
     )
 
 
@@ -121,6 +128,11 @@ def with_tolerances(
     Raises:
         ValueError: where steps are fixed and the root finder has none.
     """
+    # `isinstance` looks through it, its attributes do not.
+    if issubclass(type(solver), diffrax.HalfSolver):
+        halved: Any = solver
+        inner = with_tolerances(halved.solver, controller)
+        return eqx.tree_at(lambda s: s.solver, halved, inner)
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return solver
     finder: Any = solver.root_finder

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._steps.lanes import varying_like
 from .._steps.runge_kutta import Unrolled
 from .own_gradient import Problem
 from .read_out import pull_reads, Step
@@ -106,7 +107,8 @@ class Steps:
             at = y, eqx.combine(inexact, exact)
             y1, after, dense_info = self._step(parameters, times, at)
             after = eqx.filter(after, eqx.is_inexact_array)
-            return y1, after, dense_info if self.setup.reads else None
+            out = y1, after, dense_info if self.setup.reads else None
+            return varying_like(out, y, parameters)
 
         (y1, _, dense_info), vjp = jax.vjp(outputs, y, inexact, self.parameters)
         read, y1_bar, dense_bar = bars.read, bars.y, None
@@ -135,6 +137,7 @@ class Steps:
         def init(y0, parameters):
             setup = self._setup(parameters)
             state = setup.solver.init(setup.term, setup.ts[0], t1, y0, setup.args)
-            return eqx.filter(state, eqx.is_inexact_array)
+            state = eqx.filter(state, eqx.is_inexact_array)
+            return varying_like(state, y0, parameters)
 
         return jax.vjp(init, y0, self.parameters)[1](solver_bar)

@@ -11,6 +11,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .carried import controlled
 from .initial_step import hairer_initial_step
+from .lanes import varying_like
+from .pooled import with_totals
 from .sides import end_of_first_piece
 
 
@@ -157,16 +159,11 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
         controller_state: StepHistory,
     ) -> tuple:
         seen = controller_state
+        states = controlled(y0), controlled(y1_candidate), controlled(y_error)
+        start, end, error = with_totals(self.controller.norm, *states)
         keep, next_t0, next_t1, made_jump, inner, result = (
             self.controller.adapt_step_size(
-                t0,
-                t1,
-                controlled(y0),
-                controlled(y1_candidate),
-                args,
-                controlled(y_error),
-                error_order,
-                seen.inner,
+                t0, t1, start, end, args, error, error_order, seen.inner
             )
         )
 
@@ -188,7 +185,7 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
             # its error estimate was, and the pass over the state would not be free.
             non_finite=jax.lax.cond(
                 keep,
-                lambda: ~keep,
+                lambda: varying_like(~keep, y1_candidate, y_error),
                 lambda: any_non_finite((y1_candidate, y_error)),
             ),
             inner=inner,

@@ -10,6 +10,7 @@ In `jax.shard_map` an array's type tells over which axes of the mesh it varies, 
 a loop carries must not change its type: constants are to vary from the start.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -37,20 +38,42 @@ def choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def varying_like(tree: PyTree, *sources: Any) -> PyTree:
+def varying_like(tree: PyTree, *sources: Any, but: tuple[str, ...] = ()) -> PyTree:
     """`tree`, its arrays varying over all axes of a mesh that any of `sources` does.
 
     Outside of `jax.shard_map` there are none.
+
+    Args:
+        tree: Any.
+        *sources: Any.
+        but: Axes that are left out.
     """
-    axes: frozenset[str] = frozenset()
-    for leaf in jax.tree.leaves(sources):
-        if isinstance(leaf, jax.Array):
-            axes |= varies_over(leaf)
-    if not axes:
-        return tree
+    return varying_over(tree, axes_of(sources) - set(but))
+
+
+def varying_over(tree: PyTree, axes: Iterable[str]) -> PyTree:
+    """`tree`, its arrays varying over these axes of a mesh besides their own."""
 
     def leaf(x):
-        missing = axes - varies_over(x)
-        return as_varying(x, tuple(missing)) if missing else x
+        missing = set(axes) - varies_over(x)
+        return as_varying(x, tuple(sorted(missing))) if missing else x
 
     return jax.tree.map(lambda x: leaf(x) if isinstance(x, jax.Array) else x, tree)
+
+
+def typed_as(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree`, each array varying over the axes that its counterpart varies over.
+
+    It may have `None` in place of any of them.
+    """
+    cast = lambda x, y: x if x is None else varying_over(x, axes_of(y))
+    return jax.tree.map(cast, tree, like, is_leaf=lambda x: x is None)
+
+
+def axes_of(tree: PyTree) -> frozenset[str]:
+    """The axes of a mesh that anything in `tree` varies over."""
+    axes: frozenset[str] = frozenset()
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            axes |= varies_over(leaf)
+    return axes

@@ -18,21 +18,41 @@ _POOLED_SIZE = (IMAGE_SIZE - 2) // 2
 
 
 class Conv(eqx.Module):
-    """Weights of a 3x3 convolution, in PyTorch's layout and initialisation.
+    """Weights of a convolution, in PyTorch's layout and initialisation.
 
     Attributes:
         weight: Kernels, output channel first.
         bias: Added to each output channel.
     """
 
-    weight: Float[Array, "channel in_channel 3 3"]
+    weight: Float[Array, "channel in_channel size size"]
     bias: Float[Array, " channel"]
 
-    def __init__(self, in_channels: int, channels: int, *, key: Key[Array, ""]):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        key: Key[Array, ""],
+        size: int = 3,
+    ):
         """Draws both from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         self.weight, self.bias = uniform_pair(
-            (channels, in_channels, 3, 3), 9 * in_channels, key
+            (channels, in_channels, size, size), size**2 * in_channels, key
         )
+
+
+class ConvWithoutBias(eqx.Module):
+    """Weights of a 3x3 convolution to which nothing is added.
+
+    Attributes:
+        weight: As in `Conv`.
+    """
+
+    weight: Float[Array, "channel in_channel 3 3"]
+
+    def __init__(self, in_channels: int, channels: int, *, key: Key[Array, ""]):
+        self.weight = Conv(in_channels, channels, key=key).weight
 
 
 class Norm(eqx.Module):
@@ -66,6 +86,11 @@ class Stem(eqx.Module):
         self.conv = Conv(1, channels, key=key)
         self.norm = Norm(channels)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the state."""
+        return self.conv.bias.shape[0]
+
     def __call__(self, images: Images, *, plain: bool = False) -> State:
         """The state of `(batch, 28, 28, 1)` images, `(batch, channels, 26, 26)`.
 
@@ -74,7 +99,7 @@ class Stem(eqx.Module):
             plain: As in `ConvField`.
         """
         x = prepare_images(images, self.conv.weight.dtype)
-        channels = self.conv.bias.shape[0]
+        channels = self.channels
         arrays = (self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias)
         if is_fast(channels, plain):
             return batch_first(kernels.stem(x, *arrays, groups=channels))
@@ -109,13 +134,18 @@ class Head(eqx.Module):
 
 
 def prepare_images(
-    images: Images, dtype: Any = jnp.float32
+    images: Images, dtype: Any = jnp.float32, *, from_zero: bool = False
 ) -> Float[Array, "batch 28 28 1"]:
-    """Images as the stem takes them: uint8 becomes x / 127.5 - 1, floats stay.
+    """Images as a stem takes them: uint8 becomes x / 127.5 - 1, floats stay.
+
+    Args:
+        images: As the model takes them.
+        dtype: Precision of the weights.
+        from_zero: Whether uint8 becomes x / 255 instead.
 
     Raises:
         TypeError: for images that are neither uint8 nor floating.
-        ValueError: for a shape other than `(batch, 28, 28, 1)`.
+        ValueError: for a shape other than `(batch, 28, 28, 1)`, and an empty batch.
     """
     expected = (IMAGE_SIZE, IMAGE_SIZE, 1)
     if images.shape[1:] != expected:
@@ -130,12 +160,18 @@ def prepare_images(
             f"images have shape {images.shape}; the model takes "
             f"(batch, {IMAGE_SIZE}, {IMAGE_SIZE}, 1){hint}."
         )
+    if images.shape[0] == 0:
+        raise ValueError(
+            f"images have shape {images.shape}, a batch of none; pass at least one."
+        )
     if images.dtype == jnp.uint8:
-        return jnp.asarray(images).astype(dtype) / 127.5 - 1
+        grey = jnp.asarray(images).astype(dtype)
+        return grey / 255 if from_zero else grey / 127.5 - 1
     if not jnp.issubdtype(images.dtype, jnp.floating):
+        least = 0 if from_zero else -1
         raise TypeError(
             f"images have dtype {images.dtype}; pass grey levels as uint8, such as "
-            "images.astype('uint8'), or floats normalised to [-1, 1]."
+            f"images.astype('uint8'), or floats normalised to [{least}, 1]."
         )
     return jnp.asarray(images).astype(dtype)
 

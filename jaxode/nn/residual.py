@@ -1,6 +1,6 @@
 """The ODE block's discrete twin: a classifier made of tied residual steps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,6 +10,8 @@ from jaxtyping import Array, Key
 from .._solve.stats import SolveStats
 from .field import ConvField
 from .layers import Head, Stem
+from .paper_fields import ResidualField
+from .paper_layers import PaperHead, PaperStem
 from .shapes import Images, Logits, State
 from .solve_form import solve_form
 
@@ -31,9 +33,11 @@ class ResidualNet(eqx.Module):
         tied: Whether the blocks share one field.
     """
 
-    stem: Stem
-    field: ConvField | None
-    head: Head
+    parts: ClassVar[Any] = (Stem, ConvField, Head)
+
+    stem: Stem | PaperStem
+    field: ConvField | ResidualField | None
+    head: Head | PaperHead
     num_blocks: int = eqx.field(static=True)
     step: float = eqx.field(static=True)
     tied: bool = eqx.field(static=True)
@@ -70,8 +74,10 @@ class ResidualNet(eqx.Module):
             )
         stem_key, field_key, head_key = jax.random.split(key, 3)
 
+        stem, field, head = self.parts
+
         def make_field(key):
-            return ConvField(channels, key=key, plain=plain, activation=activation)
+            return field(channels, key=key, plain=plain, activation=activation)
 
         if not num_blocks:
             self.field = None
@@ -80,8 +86,8 @@ class ResidualNet(eqx.Module):
         else:
             keys = jax.random.split(field_key, num_blocks)
             self.field = eqx.filter_vmap(make_field)(keys)
-        self.stem = Stem(channels, key=stem_key)
-        self.head = Head(channels, key=head_key)
+        self.stem = stem(channels, key=stem_key)
+        self.head = head(channels, key=head_key)
         self.num_blocks = num_blocks
         default_step = 1 / max(num_blocks, 1) if tied else 1.0
         self.step = default_step if step is None else float(step)

@@ -1,6 +1,8 @@
 """PyTorch weights in and out, without importing PyTorch."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import equinox as eqx
@@ -8,89 +10,100 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .field import ConvField
 from .layers import CLASSES, IMAGE_SIZE
 from .odenet import ODENet
+from .residual import ResidualNet
+from .torch_files import read_weights
+from .torch_layouts import Layout, layout_of_model, layout_of_names
 
 
-def _field(net: ODENet) -> ConvField:
-    field = net.block.field
-    if not isinstance(field, ConvField):
-        raise TypeError(
-            f"The network's field is a {type(field).__name__}; only a ConvField has a "
-            "counterpart in PyTorch. Read the arrays of other fields one by one."
-        )
-    return field
-
-
-# PyTorch's name of each array, and where it is in an `ODENet`.
-_PLACES: dict[str, Callable[[ODENet], Any]] = {
-    "conv1.weight": lambda net: net.stem.conv.weight,
-    "conv1.bias": lambda net: net.stem.conv.bias,
-    "gn.weight": lambda net: net.stem.norm.weight,
-    "gn.bias": lambda net: net.stem.norm.bias,
-    "odefunc.gn.weight": lambda net: _field(net).norm.weight,
-    "odefunc.gn.bias": lambda net: _field(net).norm.bias,
-    "odefunc.conv.weight": lambda net: _field(net).conv.weight,
-    "odefunc.conv.bias": lambda net: _field(net).conv.bias,
-    "fc.weight": lambda net: net.head.weight,
-    "fc.bias": lambda net: net.head.bias,
-}
 # The post's listing keeps the field in the network and, once more, in its block.
 _DUPLICATE_PREFIX = "odeblock."
 
 
-def from_torch(state_dict: Mapping[str, Any], **settings: Any) -> ODENet:
-    """An `ODENet` with the weights of the first post's PyTorch network.
+def from_torch(
+    weights: Mapping[str, Any] | str | os.PathLike,
+    *,
+    num_blocks: int | None = None,
+    **settings: Any,
+) -> ODENet | ResidualNet:
+    """A network with weights that PyTorch has trained.
 
-        weights = torch.load("mnist_odenet.pth")
-        model = jaxode.nn.from_torch(weights, adjoint="backsolve")
+        model = jaxode.nn.from_torch("mnist_odenet.pth", adjoint="backsolve")
+
+    Which one it is, the names tell:
+
+    - those of the first post's network: an `ODENet`;
+    - of torchdiffeq's `examples/odenet_mnist.py`: a `PaperNet`, or, of its
+      `--network resnet`, a `PaperResidualNet`;
+    - of the first post's with residual blocks, `blocks.0.gn.weight`,
+      `blocks.0.conv.weight` and so on in place of `odefunc`: a `ResidualNet`.
 
     Args:
-        state_dict: PyTorch tensors or NumPy arrays under the names of the post's
-            network; the number of channels is taken from them. Its second copies of
-            the field, named `odeblock.odefunc...`, are left out.
-        **settings: Anything that `ODENet` takes but `channels` and `key`.
+        weights: A state dict, PyTorch tensors or NumPy arrays by name; or a file with
+            one, `.safetensors`, `.pth` or `.pt`. Second copies of the field, named
+            `odeblock.odefunc...`, are left out.
+        num_blocks: Makes the residual twin, of so many blocks that share the field's
+            weights: their number is not among the weights.
+        **settings: Anything else that the network takes but `channels` and `key`.
 
     Returns:
         The network, in the precision of the weights (single precision, unless JAX's
         `jax_enable_x64` is set).
 
     Raises:
-        ValueError: naming the arrays that are missing, unknown or of another shape.
+        ValueError: naming the arrays that are missing, unknown or of another shape;
+            and for a file that holds no weights.
+        OSError: for a file that cannot be read.
+        ImportError: without the library that reads it.
     """
+    if isinstance(weights, str | os.PathLike):
+        weights = read_weights(weights)
     arrays = {
         name: _as_numpy(array)
-        for name, array in state_dict.items()
+        for name, array in weights.items()
         if not name.startswith(_DUPLICATE_PREFIX)
     }
-    _check_names(arrays)
-    channels = arrays["conv1.bias"].size
-    model = eqx.filter_eval_shape(ODENet, channels, key=jax.random.key(0), **settings)
-    _check_shapes(arrays, {name: at(model).shape for name, at in _PLACES.items()})
+    layout = layout_of_names(arrays, num_blocks)
+    _check_names(arrays, layout)
+    channels = arrays[layout.first_bias].size
+    settings = layout.settings | settings
+    make = lambda: layout.kind(channels, key=jax.random.key(0), **settings)
+    model = eqx.filter_eval_shape(make)
+    _check_shapes(arrays, layout, model)
     dtype = jax.dtypes.canonicalize_dtype(np.result_type(*arrays.values()))
+    rows: dict[str, list[np.ndarray]] = {}
+    for name, place in layout.places.items():
+        rows.setdefault(place.path, []).append(arrays[name])
+    is_stacked = {place.path: place.row is not None for place in layout.places.values()}
+    values = [
+        jnp.asarray(np.stack(found) if is_stacked[path] else found[0], dtype)
+        for path, found in rows.items()
+    ]
     return eqx.tree_at(
-        lambda net: [at(net) for at in _PLACES.values()],
-        model,
-        [jnp.asarray(arrays[name], dtype) for name in _PLACES],
+        lambda net: [attrgetter(path)(net) for path in rows], model, values
     )
 
 
-def to_torch(model: ODENet) -> dict[str, np.ndarray]:
-    """The weights of an `ODENet` under the names of the first post's network.
+def to_torch(model: ODENet | ResidualNet) -> dict[str, np.ndarray]:
+    """The weights of a network under the names that `from_torch` reads.
 
         net.load_state_dict({k: torch.tensor(v) for k, v in to_torch(model).items()})
 
     Args:
-        model: A network whose field is a `ConvField`.
+        model: A network of `jaxode.nn`.
 
     Returns:
         Name to array; copies, in the precision of the model.
 
     Raises:
-        TypeError: where the field is another one.
+        TypeError: where its field has no counterpart in PyTorch.
     """
-    return {name: np.array(at(model)) for name, at in _PLACES.items()}
+    found = {}
+    for name, place in layout_of_model(model).places.items():
+        array = attrgetter(place.path)(model)
+        found[name] = np.array(array if place.row is None else array[place.row])
+    return found
 
 
 def _as_numpy(array: Any) -> np.ndarray:
@@ -100,9 +113,9 @@ def _as_numpy(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
-def _check_names(arrays: dict[str, np.ndarray]) -> None:
-    missing = [name for name in _PLACES if name not in arrays]
-    unknown = [name for name in arrays if name not in _PLACES]
+def _check_names(arrays: dict[str, np.ndarray], layout: Layout) -> None:
+    missing = [name for name in layout.places if name not in arrays]
+    unknown = [name for name in arrays if name not in layout.places]
     problems = []
     if missing:
         problems.append(f"lacks {', '.join(missing)}")
@@ -110,22 +123,22 @@ def _check_names(arrays: dict[str, np.ndarray]) -> None:
         problems.append(f"has {', '.join(unknown)}, which the network does not")
     if problems:
         raise ValueError(
-            f"The state dict {' and '.join(problems)}; pass the state_dict() of the "
-            f"first post's network, which holds {', '.join(_PLACES)}."
+            f"The state dict {' and '.join(problems)}; pass the state_dict() of "
+            f"{layout.title}, which holds {', '.join(layout.places)}."
         )
 
 
-def _check_shapes(
-    arrays: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]
-) -> None:
-    wrong = [
-        f"{name} has shape {arrays[name].shape} and needs {shape}"
-        for name, shape in expected.items()
-        if arrays[name].shape != shape
-    ]
+def _check_shapes(arrays: dict[str, np.ndarray], layout: Layout, model: Any) -> None:
+    wrong = []
+    for name, (path, row) in layout.places.items():
+        shape = attrgetter(path)(model).shape
+        shape = shape if row is None else shape[1:]
+        if arrays[name].shape != shape:
+            wrong.append(f"{name} has shape {arrays[name].shape} and needs {shape}")
     if wrong:
         raise ValueError(
-            f"The state dict does not fit a network of {arrays['conv1.bias'].size} "
-            f"channels (the size of conv1.bias) for {IMAGE_SIZE}x{IMAGE_SIZE} images "
-            f"and {CLASSES} classes: {'; '.join(wrong)}."
+            f"The state dict does not fit a network of "
+            f"{arrays[layout.first_bias].size} channels (the size of "
+            f"{layout.first_bias}) for {IMAGE_SIZE}x{IMAGE_SIZE} images and {CLASSES} "
+            f"classes: {'; '.join(wrong)}."
         )

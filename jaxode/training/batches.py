@@ -49,10 +49,62 @@ def random_shift(
     Returns:
         The moved images.
     """
+    return shifted(images, draw_shifts(key, len(images), max_shift))
+
+
+def draw_shifts(
+    key: Key[Array, ""], batch: int, max_shift: int
+) -> Int[Array, "2 batch 1"]:
+    """How far each image of a batch is moved, down and to the right."""
+    return jax.random.randint(key, (2, batch, 1), -max_shift, max_shift + 1)
+
+
+def shifted(
+    images: Num[Array, "batch height width 1"], shifts: Int[Array, "2 batch 1"]
+) -> Num[Array, "batch height width 1"]:
+    """Moves each image; edges are repeated."""
     batch, height, width, _ = images.shape
-    shifts = jax.random.randint(key, (2, batch, 1), -max_shift, max_shift + 1)
     rows = jnp.clip(jnp.arange(height)[None] + shifts[0], 0, height - 1)
     columns = jnp.clip(jnp.arange(width)[None] + shifts[1], 0, width - 1)
     return images[
         jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
+
+
+def random_crop(
+    key: Key[Array, ""],
+    images: Num[Array, "batch height width 1"],
+    padding: int,
+) -> Num[Array, "batch height width 1"]:
+    """Puts zeros around each image and cuts one of its size out of that, at random.
+
+    Args:
+        key: Source of the places.
+        images: One batch of grey levels, whose zero is the background.
+        padding: Rows and columns of zeros on each side, >= 0.
+
+    Returns:
+        The images, moved by up to `padding` pixels each way.
+    """
+    return cropped(images, draw_corners(key, len(images), padding), padding)
+
+
+def draw_corners(
+    key: Key[Array, ""], batch: int, padding: int
+) -> Int[Array, "2 batch 1"]:
+    """Where each image of a batch is cut out, from above and from the left."""
+    return jax.random.randint(key, (2, batch, 1), 0, 2 * padding + 1)
+
+
+def cropped(
+    images: Num[Array, "batch height width 1"],
+    corners: Int[Array, "2 batch 1"],
+    padding: int,
+) -> Num[Array, "batch height width 1"]:
+    """Puts zeros around each image and cuts one of its size out of that."""
+    batch, height, width, _ = images.shape
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    rows = jnp.arange(height)[None] + corners[0]
+    columns = jnp.arange(width)[None] + corners[1]
+    at = jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]
+    return jnp.pad(images, sides)[at]

@@ -1,10 +1,12 @@
 """Checkpoints: one file, written whole or not at all, that says what it is.
 
 The first line is a JSON header (format, version, what the caller wants to keep, and
-size and hash of the rest); the rest is Equinox's serialisation of the arrays. Whatever
-is not an array, a solver or a tolerance for example, comes from the tree that
-`load_checkpoint` is given, which is how a trained model is read back into another
-solver.
+size and hash of the arrays), then comes Equinox's serialisation of the arrays, and at
+the end the hash of all that. Whatever is not an array, a solver or a tolerance for
+example, comes from the tree that `load_checkpoint` is given, which is how a trained
+model is read back into another solver.
+
+Nothing in a file is run: the header is JSON, and arrays are read with pickling off.
 """
 
 import hashlib
@@ -22,8 +24,11 @@ from .._files import atomic_write
 
 
 FORMAT = "jaxode checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no hash at its end, so that a change of its header was not found."""
 _MAX_HEADER_BYTES = 2**26
+_HASH_BYTES = hashlib.sha256().digest_size
+_KINDS = {"bytes": int, "sha256": str, "leaves": list, "header": dict}
 
 _Tree = TypeVar("_Tree", bound=PyTree)
 
@@ -60,9 +65,12 @@ def save_checkpoint(
         "header": header or {},
     }
     first = json.dumps(first_line).encode() + b"\n"
+    whole = hashlib.sha256(first)
+    whole.update(content)
     with atomic_write(path) as file:
         file.write(first)
         file.write(content)
+        file.write(whole.digest())
 
 
 def load_checkpoint(
@@ -86,7 +94,12 @@ def load_checkpoint(
     first_line, content = _read(Path(path))
     _check_leaves(path, first_line["leaves"], _describe(like))
     arrays, static = eqx.partition(like, eqx.is_array)
-    arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), arrays)
+    try:
+        arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), arrays)
+    # Only a file that was made up comes here: its hashes are right, its arrays are not.
+    except Exception as error:
+        message = f"{os.fspath(path)} holds something else where its arrays should be."
+        raise CheckpointError(message) from error
     return eqx.combine(arrays, static), first_line["header"]
 
 
@@ -100,34 +113,53 @@ def load_header(path: str | os.PathLike) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     with path.open("rb") as file:
-        first_line = _parse(path, file.readline(_MAX_HEADER_BYTES))
+        line = file.readline(_MAX_HEADER_BYTES)
+        first_line = _parse(path, line)
         content = file.read()
+    if first_line["version"] > 1:
+        content, found = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
+    else:
+        found = None
     if len(content) != first_line["bytes"]:
         size = f"{len(content)} bytes of arrays where {first_line['bytes']} were saved"
         _fail(path, f"is truncated or was added to: {size}")
     if hashlib.sha256(content).hexdigest() != first_line["sha256"]:
         _fail(path, "is damaged: its arrays do not have the hash they were saved with")
+    whole = hashlib.sha256(line)
+    whole.update(content)
+    if found is not None and whole.digest() != found:
+        _fail(path, "is damaged: it does not have the hash it was saved with")
     return first_line, content
 
 
 def _parse(path: Path, line: bytes) -> dict[str, Any]:
     try:
         first_line = json.loads(line)
-    except ValueError:
+    # The second is for a thousand brackets.
+    except (ValueError, RecursionError):
         if line.startswith(json.dumps({"format": FORMAT})[:-1].encode()):
-            _fail(path, "is truncated: it ends within its header")
+            how = "damaged" if line.endswith(b"\n") else "truncated"
+            _fail(path, f"is {how}: its header cannot be read")
         first_line = None
     if not isinstance(first_line, dict) or first_line.get("format") != FORMAT:
         _fail(path, "is not a jaxode checkpoint")
     version = first_line.get("version")
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         _fail(path, "is damaged: it has no format version")
     if version > FORMAT_VERSION:
         newer = f"format {version}, and this jaxode reads up to {FORMAT_VERSION}"
         _fail(path, f"was written by a newer jaxode ({newer}); update jaxode")
-    missing = {"bytes", "sha256", "leaves", "header"} - set(first_line)
+    missing = set(_KINDS) - set(first_line)
     if missing:
         _fail(path, f"is damaged: its header lacks {', '.join(sorted(missing))}")
+    for name, kind in _KINDS.items():
+        if not isinstance(first_line[name], kind):
+            _fail(path, f"is damaged: its {name} are no {kind.__name__}")
+    leaves = first_line["leaves"]
+    if not all(
+        isinstance(x, list) and list(map(type, x)) == [str, str] for x in leaves
+    ):
+        _fail(path, "is damaged: its list of arrays cannot be read")
     return first_line
 
 

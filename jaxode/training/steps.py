@@ -1,4 +1,4 @@
-"""Training state, the jitted steps, and evaluation.
+"""Training state and the jitted steps.
 
 The loop lives on the device: the whole data set is there as uint8, a batch is a row of
 indices, and one call runs as many steps as the caller wants between two looks at the
@@ -6,7 +6,7 @@ numbers. Nothing here raises from inside jit. An update that must not be applied
 out and counted; what to do about it is decided on the host.
 """
 
-from typing import Any
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -15,10 +15,12 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, Num, PyTree
 
-from .._solve.probes import value_and_grad_with_stats
-from .batches import random_shift
-from .metrics import add_backward, loss_and_metrics, Metrics
+from .batches import cropped, draw_corners, draw_shifts, shifted
+from .division import Division, division
+from .gradient import divided_gradient, gradient
+from .metrics import add_backward, Metrics
 from .skip import all_finite, new_if
+from .train_data import TrainBatches, TrainData
 
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -50,24 +52,6 @@ class TrainState(eqx.Module):
         return cls(model, opt_state, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-class TrainData(eqx.Module):
-    """What the steps of one epoch read and never write.
-
-    Attributes:
-        images: The whole training set, as the model takes it.
-        labels: Class of each image.
-        order: Which images make up each batch of the epoch (`epoch_order`).
-        rows: The first row of `order` to train on, and one past the last.
-        key: Source of the augmentation. A step folds in its own number.
-    """
-
-    images: Num[Array, "images height width 1"]
-    labels: Int[Array, " images"]
-    order: Int[Array, "batches batch"]
-    rows: Int[Array, "2"]
-    key: Key[Array, ""]
-
-
 @eqx.filter_jit
 def train_step(
     state: TrainState,
@@ -75,6 +59,7 @@ def train_step(
     labels: Int[Array, " batch"],
     *,
     optimiser: optax.GradientTransformation,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on one batch.
 
@@ -87,22 +72,26 @@ def train_step(
         images: One batch, as the model takes it.
         labels: Class of each image.
         optimiser: The transformation that `state` was created with.
+        key: Randomness of the model, for one that is trained otherwise than it is
+            scored (`loss_and_metrics`); without, it is trained as it is scored.
 
     Returns:
         The state after the step, and the metrics of the batch before the update.
     """
-    return _step(state, images, labels, optimiser)
+    return _step(state, images, labels, optimiser, None, key)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def train_steps(
-    data: TrainData,
+    data: TrainData | TrainBatches,
     state: TrainState,
     metrics: Metrics,
     *,
     optimiser: optax.GradientTransformation,
     max_shift: int = 0,
+    crop: int = 0,
     sharding: NamedSharding | None = None,
+    joint: bool = True,
 ) -> tuple[TrainState, Metrics]:
     """Runs the steps `data.rows` of an epoch without visiting the host.
 
@@ -116,87 +105,79 @@ def train_steps(
         metrics: Sums so far, to be added to. Donated.
         optimiser: The transformation that `state` was created with.
         max_shift: Augmentation: images are moved by up to so many pixels. 0 is none.
+        crop: Augmentation: images get so many pixels of zeros on each side, and are cut
+            to their size again at random places. 0 is none. Zeros are the background
+            of uint8 images only.
         sharding: How to spread a batch over devices: a `PartitionSpec` of one mesh
-            axis. `None` leaves everything on one device.
+            axis. `None` leaves everything on one device. The batch need not divide.
+        joint: Whether the devices take the steps of a solve together, which makes the
+            result that of one device, to rounding, at one number exchanged for each
+            step. Otherwise each controls the steps for its own images: nothing is
+            exchanged within a solve, and the result depends on the number of devices.
+            For models that have a method `with_solve`, as `jaxode.nn.ODENet` has.
 
     Returns:
         The state after the last step, and the metrics with those of the steps added.
     """
     arrays, static = eqx.partition(state, eqx.is_array)
-    start, stop = data.rows
+    # Within a device's part there are fewer.
+    samples = data.samples
+    part = division(sharding, samples, joint)
 
-    def keep_going(carry):
+    def keep_going(stop, carry):
         index, arrays, _ = carry
         return (index < stop) & (arrays.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW)
 
-    def body(carry):
+    def body(data, carry):
         index, arrays, metrics = carry
         state = eqx.combine(arrays, static)
-        batch = jax.lax.dynamic_index_in_dim(data.order, index, keepdims=False)
-        images, labels = _spread((data.images[batch], data.labels[batch]), sharding)
+        images, labels = data.batch(index)
+        key = jax.random.fold_in(data.key, state.step)
+        # Drawn for the whole batch on every device, so that their number does not tell.
+        own = (lambda drawn: drawn) if part is None else partial(part.own, dim=1)
         if max_shift:
-            key = jax.random.fold_in(data.key, state.step)
-            images = random_shift(key, images, max_shift)
-        state, step_metrics = _step(state, images, labels, optimiser)
-        arrays = _replicate(eqx.filter(state, eqx.is_array), sharding)
-        return index + 1, arrays, metrics.merge(step_metrics)
+            images = shifted(images, own(draw_shifts(key, samples, max_shift)))
+        if crop:
+            corners = draw_corners(jax.random.fold_in(key, 1), samples, crop)
+            images = cropped(images, own(corners), crop)
+        own_key = jax.random.fold_in(key, 2)
+        state, step_metrics = _step(state, images, labels, optimiser, part, own_key)
+        return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)
 
-    # A while loop, not a scan over rows: the number of steps stays out of the compiled
-    # code, so progress can be shown by the clock and a run that is lost ends at once.
-    carry = (start, arrays, metrics)
-    _, arrays, metrics = jax.lax.while_loop(keep_going, body, carry)
+    def run(data, arrays, metrics):
+        start, stop = data.rows
+        # A while loop, not a scan over rows: the number of steps stays out of the
+        # compiled code, so progress can be shown by the clock and a run that is lost
+        # ends at once.
+        carry = (start, arrays, metrics)
+        goes_on = partial(keep_going, stop)
+        return jax.lax.while_loop(goes_on, partial(body, data), carry)[1:]
+
+    if part is not None:
+        data, specs = data.divided(part)
+        everywhere = PartitionSpec()
+        specs = specs, everywhere, everywhere
+        run = jax.shard_map(
+            run, mesh=part.sharding.mesh, in_specs=specs, out_specs=everywhere
+        )
+    arrays, metrics = run(data, arrays, metrics)
     return eqx.combine(arrays, static), metrics
 
 
-@eqx.filter_jit
-def evaluate(
-    model: PyTree,
-    images: Num[Array, "images height width 1"],
-    labels: Int[Array, " images"],
-    *,
-    batch_size: int = 1000,
-    sharding: NamedSharding | None = None,
-) -> Metrics:
-    """Scores every image exactly once, in one call, without gradients.
-
-    Where `batch_size` does not divide the number of images, the last batch is filled up
-    with the first images again. They take part in the solve and are not counted.
-
-    Args:
-        model: Classifier, as for `loss_and_metrics`.
-        images: All images to score.
-        labels: Class of each image.
-        batch_size: Images per solve. The metrics are those of any other size, except
-            that the images of a batch share their step sizes.
-        sharding: As for `train_steps`.
-
-    Returns:
-        Metrics over all images.
-    """
-    num_images = labels.shape[0]
-    num_batches = -(-num_images // batch_size)
-    order = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
-
-    def body(metrics, batch):
-        index = batch % num_images
-        block = _spread((images[index], labels[index]), sharding)
-        _, batch_metrics = loss_and_metrics(model, *block, mask=batch < num_images)
-        return metrics.merge(batch_metrics), None
-
-    metrics, _ = jax.lax.scan(body, Metrics.zeros(), order)
-    return metrics
-
-
 def _step(
-    state: TrainState, images, labels, optimiser: optax.GradientTransformation
+    state: TrainState,
+    images: Array,
+    labels: Array,
+    optimiser: optax.GradientTransformation,
+    part: Division | None,
+    key: Key[Array, ""] | None,
 ) -> tuple[TrainState, Metrics]:
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
-
-    def loss_fn(params):
-        return loss_and_metrics(eqx.combine(params, static), images, labels)
-
-    grad_fn = value_and_grad_with_stats(loss_fn, has_aux=True)
-    (loss, metrics), grads, backward = grad_fn(params)
+    if part is None:
+        found = gradient(params, static, images, labels, key)
+    else:
+        found = divided_gradient(params, static, images, labels, part, key)
+    loss, metrics, grads, backward = found
     # Optax's schedules mix int32 with Python floats, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimiser.update(grads, state.opt_state, params)
@@ -213,15 +194,3 @@ def _step(
         skipped_in_a_row=jnp.where(is_applied, 0, state.skipped_in_a_row + 1),
     )
     return state, add_backward(metrics, backward, is_applied)
-
-
-def _spread(tree: Any, sharding: NamedSharding | None) -> Any:
-    """Splits the leading axis of every leaf over the devices of the mesh."""
-    return tree if sharding is None else eqx.filter_shard(tree, sharding)
-
-
-def _replicate(tree: Any, sharding: NamedSharding | None) -> Any:
-    """Keeps the state whole on every device, whatever the compiler would choose."""
-    if sharding is None:
-        return tree
-    return eqx.filter_shard(tree, NamedSharding(sharding.mesh, PartitionSpec()))

@@ -37,10 +37,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setitem(SOURCES, "mnist", source)
     official = tfds.builder_cls("mnist")
     infos = {
-        url + name: tfds.core.download.checksums.UrlInfo(
-            tfds.core.utils.Size(size), sha256, name
+        url + file.name: tfds.core.download.checksums.UrlInfo(
+            tfds.core.utils.Size(file.size), file.sha256, file.name
         )
-        for name, size, sha256 in source.files
+        for file in source.files
     }
     monkeypatch.setattr(official, "URL", url)
     monkeypatch.setattr(official, "url_infos", infos)

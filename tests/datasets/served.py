@@ -79,13 +79,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def as_source(url: str) -> Source:
     first, second, third, fourth = (
-        File(name, len(content), hashlib.sha256(content).hexdigest())
+        File(name, len(content), sha256(content), sha256(gzip.decompress(content)))
         for name, content in CONTENTS.items()
     )
     counts = (len(TRAIN.labels), len(TEST.labels))
-    return Source("mnist", "MNIST", url, (first, second, third, fourth), counts)
+    files = (first, second, third, fourth)
+    return Source("mnist", "MNIST", url, "MNIST", files, counts)
 
 
 def assert_is_tiny(dataset: datasets.Dataset) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from served import CONTENTS, flip, idx_bytes, NAMES, Server, truncate
 
-from jaxode.datasets import DataError, load
+from jaxode.datasets import DataError, load, packing
 from jaxode.datasets.source import read_idx, SOURCES
 
 
@@ -68,7 +68,8 @@ def test_files_of_another_data_set_do_not_pass_for_mnist(
     # Same names, same form, other sums: the tiny files are now Fashion-MNIST's.
     tiny = SOURCES["mnist"]
     fashion = dataclasses.replace(tiny, name="fashion_mnist")
-    sums = [file._replace(sha256="0" * 64) for file in tiny.files]
+    other = "0" * 64
+    sums = [file._replace(sha256=other, content_sha256=other) for file in tiny.files]
     mnist = dataclasses.replace(tiny, files=(sums[0], sums[1], sums[2], sums[3]))
     monkeypatch.setitem(SOURCES, "fashion_mnist", fashion)
     monkeypatch.setitem(SOURCES, "mnist", mnist)
@@ -79,9 +80,7 @@ def test_files_of_another_data_set_do_not_pass_for_mnist(
 def test_tensorflow_datasets_checks_the_sums_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # The function `load` hides the module of that name.
-    module = sys.modules[load.__module__]
-    monkeypatch.setattr(module, "find_problem", lambda folder, file: None)
+    monkeypatch.setattr(packing, "find_problem", lambda folder, file: None)
     flip_the_last_bit(folder / NAMES[0])
     with pytest.raises(DataError, match="could not prepare.*has wrong checksum"):
         load("mnist", data_dir=folder)

@@ -15,7 +15,8 @@ from served import assert_is_tiny, flip, NAMES, TEST, TRAIN, truncate
 
 from jaxode import datasets
 from jaxode.datasets import DataError, load, Split, tfds
-from jaxode.datasets.cache import write_cache
+from jaxode.datasets.cache import read_cache, write_cache
+from jaxode.datasets.source import find_problem, SOURCES
 
 
 def test_second_start_needs_no_file_no_network_and_no_tensorflow_datasets(
@@ -148,3 +149,39 @@ def test_unusable_cache_folder_is_reported(
     match = r"(could not prepare MNIST in|The data cache) .*cache.*JAXODE_CACHE_DIR"
     with pytest.raises(DataError, match=match):
         load("mnist", data_dir=folder, cache_dir=inside_a_file)
+
+
+@pytest.mark.slow
+def test_cache_that_is_damaged_anywhere_is_not_believed(folder: Path, cache: Path):
+    """Flips of single bits, and cuts, all over: the same images, or none."""
+    load("mnist", data_dir=folder)
+    file = cache / "mnist-1.npz"
+    whole, source = file.read_bytes(), SOURCES["mnist"]
+    lengths = [*range(0, len(whole), 512), *range(len(whole) - 60, len(whole))]
+    for length in lengths:
+        file.write_bytes(whole[:length])
+        assert read_cache(file, source) is None, length
+    # The step is odd: all bits of a byte have their turn.
+    refused = 0
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 4000 // 2 * 2 + 1):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        found = read_cache(file, source)
+        refused += found is None
+        if found is not None:  # a date in the archive, which says nothing
+            assert_is_tiny(found)
+    assert refused > 3500
+
+
+@pytest.mark.slow
+def test_original_file_that_is_damaged_anywhere_is_named(folder: Path):
+    for file in SOURCES["mnist"].files:
+        path = folder / file.name
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << place % 8
+            for content in (bytes(damaged), whole[:place]):
+                path.write_bytes(content)
+                assert (find_problem(folder, file) or "").startswith(file.name)

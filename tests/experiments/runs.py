@@ -57,18 +57,22 @@ class Runner:
         assert "Traceback" not in done.stderr
         return done
 
-    def interrupt(
-        self, *arguments: object, after_line: str, delay: float, how: signal.Signals
-    ) -> tuple[int, str]:
-        """Sends a signal so long after a line was printed; exit code and stderr."""
-        with subprocess.Popen(
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Starts one, whose output is to be read."""
+        return subprocess.Popen(
             self._command(arguments),
             cwd=self.folder,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        ) as process:
+        )
+
+    def interrupt(
+        self, *arguments: object, after_line: str, delay: float, how: signal.Signals
+    ) -> tuple[int, str]:
+        """Sends a signal so long after a line was printed; exit code and stderr."""
+        with self.start(*arguments) as process:
             assert process.stdout is not None and process.stderr is not None
             for line in process.stdout:
                 if line.startswith(after_line):
@@ -86,9 +90,19 @@ class Runner:
         return [sys.executable, mnist.__file__, *map(str, arguments)]
 
 
+def first_line(folder: Path, name: str = "checkpoint.eqx") -> dict:
+    """What a checkpoint says about itself."""
+    return json.loads((folder / name).read_bytes().split(b"\n")[0])
+
+
 def arrays(folder: Path, name: str = "checkpoint.eqx") -> str:
     """Hash of all arrays in a checkpoint, as it is stored with them."""
-    return json.loads((folder / name).read_bytes().split(b"\n")[0])["sha256"]
+    return first_line(folder, name)["sha256"]
+
+
+def header(folder: Path) -> dict:
+    """What a run has put into its checkpoint beside the arrays."""
+    return first_line(folder)["header"]
 
 
 def metrics(folder: Path) -> list[dict]:

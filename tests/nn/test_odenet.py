@@ -112,6 +112,7 @@ def test_double_precision_images_give_single_precision_logits(x64, getkey):
         ((5, 28, 28), r"pass images\[\.\.\., None\]"),
         ((5, 32, 32, 1), r"takes \(batch, 28, 28, 1\)"),
         ((5, 1, 28, 28), r"takes \(batch, 28, 28, 1\)"),
+        ((0, 28, 28, 1), "a batch of none; pass at least one"),
     ],
 )
 def test_images_of_another_shape_are_refused(getkey, shape, hint):
@@ -179,6 +180,7 @@ def test_wide_model_agrees_with_its_plain_twin(getkey):
     )
 
 
+@pytest.mark.slow
 def test_image_does_not_depend_on_its_batch_mates_per_sample(getkey):
     model = ODENet(2, key=getkey(), per_sample=True)
     images = draw_images(4)
@@ -216,6 +218,7 @@ def test_unfinished_solve_is_reported_and_not_raised(getkey):
     assert bool(jnp.isfinite(logits).all())
 
 
+@pytest.mark.slow
 def test_tied_residual_blocks_are_eulers_method(x64, getkey):
     # The two posts' central remark, values and gradients alike.
     key = getkey()
@@ -255,7 +258,7 @@ def test_untied_blocks_are_applied_in_order(x64, getkey):
 
 def test_untied_blocks_start_from_different_weights(getkey):
     field = ResidualNet(2, key=getkey(), num_blocks=2, tied=False).field
-    assert field is not None
+    assert isinstance(field, ConvField)
     assert not np.any(np.equal(*field.conv.weight))
 
 
@@ -313,5 +316,7 @@ def test_network_is_a_layer_that_returns_logits(getkey, kind):
 
 
 def test_unknown_argument_is_refused_with_the_list(getkey):
-    with pytest.raises(ValueError, match="'rtoll'; choose from t1, per_sample, solver"):
+    with pytest.raises(
+        ValueError, match="'rtoll'; choose from t1, learn_t1, per_sample, solver"
+    ):
         ODENet(2, key=getkey(), rtoll=0.1)

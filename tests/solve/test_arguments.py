@@ -82,6 +82,24 @@ def test_bad_tolerances_are_refused_when_traced(name):
         jax.block_until_ready(run(jnp.array(-1e-3)))
 
 
+BAD_TRACED = {
+    "rtol": [-1e-3, np.inf, np.nan],
+    "atol": [0.0],
+    "dt0": [-0.1, 0.0, np.nan],
+}
+
+
+@pytest.mark.slow
+@each_adjoint()
+def test_traced_setting_out_of_bounds_is_no_success_where_nothing_throws(adjoint):
+    """A negative tolerance accepts no step or every step, by its sign alone."""
+    solve = lambda **given: odeint(adjoint=adjoint, max_steps=16, throw=False, **given)
+    for name, values in BAD_TRACED.items():
+        run = quick_jit(lambda value, name=name: solve(**{name: value}).stats.success)
+        found = [bool(run(jnp.asarray(value, jnp.float32))) for value in values]
+        assert not any(found) and run(jnp.asarray(0.1, jnp.float32)), name
+
+
 BAD_STATES = {
     "integers": (
         np.ones(2, np.int32),
@@ -92,6 +110,7 @@ BAD_STATES = {
     "booleans": (np.ones(2, bool), TypeError, "y0 has dtype bool"),
     "half": (np.ones(2, np.float16), TypeError, "float16, too coarse .*float32"),
     "empty": ({}, ValueError, "y0 has no leaves; pass an array"),
+    "no numbers": (np.ones((0, 2)), ValueError, r"is empty \(shape \(0, 2\)\); pass"),
 }
 
 
@@ -128,6 +147,12 @@ BAD_SETTINGS = {
     "rtol": (dict(rtol=0.0), ValueError, "rtol must be positive; got 0.0.*rtol=1e-3"),
     "atol": (dict(atol=-1e-6), ValueError, "atol must be positive; got -1e-06"),
     "nan": (dict(rtol=np.nan), ValueError, "rtol must be positive; got nan"),
+    "infinite": (dict(rtol=np.inf), ValueError, "rtol must be finite; got inf. Pass a"),
+    "int32": (
+        dict(max_steps=2**31),
+        ValueError,
+        r"got 2147483648\..*at most 2",
+    ),
     "text": (dict(rtol="1e-3"), TypeError, "a number such as 1e-3; got '1e-3'"),
     "many": (dict(atol=ONES), ValueError, r"atol must be one number; got shape \(2,\)"),
     "no_atol": (dict(atol=None), ValueError, "pass atol=... with rtol"),

@@ -157,6 +157,9 @@ def test_bytes_bound_the_rows():
     assert jaxode.Discrete(bytes=2**20).num_rows(1024, 10_000) == 1024
     assert jaxode.Discrete().num_rows(2**30, 10_000) == 16
     assert jaxode.Discrete().num_rows(8, 64) == 64
+    # Enough for steps that are repeated once at most.
+    assert jaxode.Discrete().num_rows(2**30, 64) == 8
+    assert jaxode.Discrete().num_rows(2**30, 65) == 10
 
 
 def test_one_row_is_refused():

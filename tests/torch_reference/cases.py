@@ -40,6 +40,11 @@ RUNS = {
     "dopri5_adjoint": (6, "softplus", "dopri5", True),
 }
 
+# Of the networks that PyTorch trains: channels of the post's and of the paper's, and
+# residual blocks.
+MODEL_CHANNELS = (2, 8)
+BLOCKS = 2
+
 
 def _draw(seed: int):
     return np.random.RandomState(seed).standard_normal

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxode.training.batches import epoch_order, random_shift
+from jaxode.training.batches import epoch_order, random_crop, random_shift
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(60, 15), (60, 8), (7, 20)])
@@ -44,3 +44,16 @@ def test_random_shift_repeats_the_edge():
     moved = np.asarray(random_shift(jax.random.key(0), images, 1))[:, :, 0, 0]
     expected = [np.clip(np.arange(28) + d, 0, 27) + 1 for d in (-1, 0, 1)]
     assert {tuple(m) for m in moved} == {tuple(e) for e in expected}
+
+
+def test_random_crop_is_every_cut_out_of_the_image_in_its_frame():
+    image = np.arange(1, 17, dtype=np.uint8).reshape(4, 4)
+    framed = np.pad(image, 2)
+    cuts = {
+        framed[row : row + 4, column : column + 4].tobytes()
+        for row in range(5)
+        for column in range(5)
+    }
+    images = jnp.asarray(np.tile(image[None, :, :, None], (600, 1, 1, 1)))
+    cropped = np.asarray(random_crop(jax.random.key(0), images, 2))
+    assert {one.tobytes() for one in cropped} == cuts

@@ -71,7 +71,7 @@ def test_first_line_is_json_that_says_what_the_file_is(path):
     save_checkpoint(path, make_tree())
     first_line = json.loads(path.read_bytes().split(b"\n")[0])
     assert first_line["format"] == "jaxode checkpoint"
-    assert first_line["version"] == 1
+    assert first_line["version"] == 2
     assert [".weight", "float32[3, 5]"] in first_line["leaves"]
 
 
@@ -165,7 +165,7 @@ def test_foreign_file_is_named_as_such(path, content):
 
 def test_newer_format_says_to_update(path):
     save_checkpoint(path, make_tree())
-    content = path.read_bytes().replace(b'"version": 1', b'"version": 2', 1)
+    content = path.read_bytes().replace(b'"version": 2', b'"version": 3', 1)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx was written by a newer"):
         load_checkpoint(path, make_tree())

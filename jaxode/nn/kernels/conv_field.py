@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._steps.lanes import varying_like
 from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
@@ -19,6 +20,7 @@ from .group_norm import (
     normalise,
     parameter_cotangents,
 )
+from .norm_conv import padded_input, through_activation
 
 
 PerChannel: TypeAlias = Float[Array, " channel"]
@@ -63,7 +65,9 @@ def conv_field(
     check_groups(y.shape[0], groups)
     activation_pair(activation)
     rows = y.reshape(*y.shape[:2], -1)
-    params = (weight, bias, scale, offset)
+    given = rows, (weight, bias, scale, offset)
+    # In `jax.shard_map` an array and its cotangent are of one type.
+    rows, params = varying_like(given, given)
     return _field(rows, params, y.shape[3], groups, activation).reshape(y.shape)
 
 
@@ -83,7 +87,7 @@ def _outputs(y, weight, bias, scale, offset, *, batch, groups, activation):
     """The field, and what its gradient needs besides the arguments."""
     first = moments(y, batch=batch, groups=groups)
     lines = linear_map(first, scale, offset)
-    x = _padded_input(y, lines, batch=batch, activation=activation)
+    x = padded_input(y, lines, batch=batch, activation=activation)
     z = convolve(x, weight, batch=batch)
     if groups != y.shape[0]:
         # With one channel in each group the second mean takes out any bias exactly.
@@ -137,23 +141,14 @@ def _cotangents(
         bias_bar = jnp.sum(z_bar, axis=(1, 2))
     lines = linear_map(first, scale, offset)
     # Cheaper than to keep it, or to read it back where a solve keeps every step.
-    x = _padded_input(y, lines, batch=batch, activation=activation)
+    x = padded_input(y, lines, batch=batch, activation=activation)
     weight_bar = weight_cotangent(z_bar, x, batch=batch)
     x_bar = convolve(z_bar, transposed(weight), batch=batch)
-    u_bar = _through_activation(x_bar, y, lines, activation=activation)
+    u_bar = through_activation(x_bar, y, lines, activation=activation)
     sums_1 = cotangent_sums(u_bar, y, first, batch=batch)
     y_bar = input_cotangent(u_bar, y, cotangent_map(first, sums_1, scale, **settings))
     scale_bar, offset_bar = parameter_cotangents(sums_1, sums_2, batch=batch)
     return y_bar, (weight_bar, bias_bar, scale_bar, offset_bar)
-
-
-@noinline("batch", "activation")
-def _padded_input(
-    y: Merged, lines: Float[Array, "2 channel row"], *, batch: int, activation: str
-) -> PaddedMerged:
-    """What the convolution reads."""
-    activate, _ = activation_pair(activation)
-    return pad_rows(activate(normalise(y, lines)), batch)
 
 
 @noinline("batch")
@@ -162,14 +157,6 @@ def _padded_cotangent(
 ) -> PaddedMerged:
     """What the transposed convolution reads."""
     return pad_rows(input_cotangent(out_bar, z, lines), batch)
-
-
-@noinline("activation")
-def _through_activation(
-    x_bar: Merged, y: Merged, lines: Float[Array, "2 channel row"], *, activation: str
-) -> Merged:
-    _, slope = activation_pair(activation)
-    return x_bar * slope(normalise(y, lines))
 
 
 _field = jax.custom_vjp(_value, nondiff_argnums=(2, 3, 4))

@@ -38,23 +38,25 @@ def group_norm_plain(
 
 def conv_plain(
     x: Float[Array, "batch in_channel height width"],
-    weight: Float[Array, "channel in_channel 3 3"],
-    bias: PerChannel,
-    padding: str,
+    weight: Float[Array, "channel in_channel rows columns"],
+    bias: PerChannel | None,
+    padding: str | int,
+    stride: int = 1,
 ) -> Float[Array, "batch channel out_height out_width"]:
-    """3x3 convolution, at full precision on every platform.
+    """Convolution, at full precision on every platform.
 
     Rounding to 10 bits, the default of some, would drown a step's error estimate.
     """
+    sides = padding if isinstance(padding, str) else ((padding, padding),) * 2
     out = lax.conv_general_dilated(
         x,
         weight,
-        (1, 1),
-        padding,
+        (stride, stride),
+        sides,
         dimension_numbers=("NCHW", "OIHW", "NCHW"),
         precision=lax.Precision.HIGHEST,
     )
-    return out + bias[None, :, None, None]
+    return out if bias is None else out + bias[None, :, None, None]
 
 
 def conv_field_plain(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..._steps.lanes import varying_like
 from .checks import check_groups
 from .conv import convolve, pad_rows, transposed, weight_cotangent
 from .group_norm import (
@@ -57,7 +58,9 @@ def stem(
     check_groups(weight.shape[0], groups)
     batch, height, width, _ = images.shape
     rows = jnp.transpose(images, (3, 1, 2, 0)).reshape(1, height, -1)
-    out = _stem(rows, (weight, bias, scale, offset), batch, groups)
+    given = rows, (weight, bias, scale, offset)
+    # In `jax.shard_map` an array and its cotangent are of one type.
+    out = _stem(*varying_like(given, given), batch, groups)
     return out.reshape(-1, height - 2, width - 2, batch)
 
 

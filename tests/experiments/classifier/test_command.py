@@ -13,7 +13,8 @@ import mnist
 from classifier import config as names
 from classifier.checks import check
 from classifier.config import Config, PRESETS
-from classifier.setup import learning_rate, SOLVERS
+from classifier.networks import MODELS, SOLVERS
+from classifier.setup import learning_rate
 from console.command_line import InputError
 from jaxode._solve.adjoints import ADJOINTS
 from jaxode.datasets import DATASETS
@@ -27,6 +28,7 @@ def test_names_on_the_command_line_are_those_of_the_library():
     assert get_args(names.AdjointName) == tuple(ADJOINTS)
     assert set(get_args(names.DatasetName)) == set(DATASETS)
     assert get_args(names.SolverName) == tuple(SOLVERS)
+    assert get_args(names.ModelName) == tuple(MODELS) == tuple(names.MODEL_SETTINGS)
 
 
 def test_solvers_without_error_estimate_are_listed_as_such():
@@ -58,9 +60,45 @@ def test_preset_post_is_the_recipe_of_the_post():
     }
 
 
+def test_preset_paper_is_the_released_recipe():
+    config = mnist.read_settings(["--preset", "paper"])
+    assert (config.model, config.channels, config.crop) == ("paper", 64, 4)
+    recipe = (config.epochs, config.batch_size, config.lr, config.momentum)
+    assert recipe == (160, 128, 0.1, 0.9)
+    assert (config.solver, config.rtol, config.atol) == ("dopri5", 1e-3, 1e-3)
+    assert (config.shift, config.speed_decay, config.nesterov) == (0, 0.0, False)
+    # torchdiffeq's example drops the rate before steps 60, 100 and 140 * 468.
+    rate = learning_rate(config, steps_per_epoch=468)
+    steps = [0, 60 * 468 - 1, 60 * 468, 100 * 468, 140 * 468 - 1, 140 * 468]
+    rates = [float(rate(jnp.asarray(step))) for step in steps]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 1e-3, 1e-3, 1e-4], rtol=1e-6)
+
+
+def test_drops_come_at_parts_of_the_epochs_that_were_asked_for_first():
+    config = mnist.read_settings(["--preset", "paper", "--epochs", "16"])
+    assert config.decay_epochs == 16.0
+    # A run that is resumed for more has this number among its settings.
+    rate = learning_rate(dataclasses.replace(config, epochs=32), steps_per_epoch=10)
+    rates = [float(rate(jnp.asarray(step))) for step in (59, 60, 100, 140, 319)]
+    np.testing.assert_allclose(rates, [0.1, 0.01, 1e-3, 1e-4, 1e-4], rtol=1e-6)
+
+
+def test_models_come_with_their_own_width_and_tolerance():
+    config = mnist.read_settings(["--model", "paper-residual", "--lr", "0.5"])
+    assert (config.channels, config.rtol, config.lr) == (64, 1e-3, 0.5)
+    config = mnist.read_settings(["--model", "rknet", "--preset", "paper"])
+    assert (config.channels, config.solver, config.crop) == (6, "rk4", 4)
+
+
 def test_given_options_replace_those_of_the_preset():
     config = mnist.read_settings(["--lr", "0.5", "--preset=post", "--epochs", "2"])
     assert (config.lr, config.epochs, config.batch_size) == (0.5, 2, 16)
+
+
+@pytest.mark.parametrize("model", get_args(names.ModelName))
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_model_goes_with_every_preset(preset, model):
+    check(mnist.read_settings(["--preset", preset, "--model", model]))
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -89,7 +127,7 @@ BAD = [
     (["--adjoint", "foo"], "'--adjoint'. Expected one of (backsolve, checkpoint, dir"),
     (["--solver", "foo"], "'--solver'. Expected one of (bosh3, dopri5, dopri8, euler,"),
     (["--dataset", "foo"], "'--dataset'. Expected one of (auto, digits, fashion_mnist"),
-    (["--preset", "foo"], "'--preset'. Expected one of (default, fast, post)"),
+    (["--preset", "foo"], "'--preset'. Expected one of (default, fast, paper, pos"),
     (["--bogus", "3"], "Unrecognized options: --bogus"),
     (["--epochs", "two"], "--epochs: invalid literal for int() with base 10: 'two'"),
     (["--epochs"], "Missing value for argument '--epochs'"),
@@ -119,12 +157,39 @@ BAD = [
     ),
     (["--solver", "rk4"], "--solver rk4 has no error estimate"),
     (["--fixed-steps"], "--fixed-steps needs the length of the steps: add --dt0 0.1."),
+    (["--crop", "3"], "--shift 1 and --crop 3 both move the images; set one of them"),
+    (["--blocks", "0"], "--blocks must be above 0; got 0."),
+    (
+        ["--blocks", "3"],
+        "--blocks 3 means nothing to --model odenet: it is for --model residual and",
+    ),
+    (
+        ["--model", "none", "--adjoint", "backsolve"],
+        "--adjoint backsolve means nothing to --model none: it is for --model odenet",
+    ),
+    (
+        ["--model", "rknet", "--fixed-steps", "--dt0", "0.1"],
+        "--dt0 0.1 means nothing to --model rknet: it is for --model odenet and paper.",
+    ),
+    (["--zero-init"], "--zero-init means nothing to --model odenet: it is for --model"),
+    (["--steer", "1"], "--steer must be below --t1 (1.0); got 1.0."),
+    (["--t1", "0"], "--t1 must be above 0; got 0.0."),
+    (["--kinetic", "-1"], "--kinetic must not be negative; got -1.0."),
+    (
+        ["--augment", "30"],
+        "--augment and --channels 6 together must be at most 32 or a multiple of 32;",
+    ),
+    (
+        ["--schedule", "drops", "--decay-epochs", "0"],
+        "--schedule drops needs the epochs that its parts are parts of: add --decay-ep",
+    ),
     (
         ["--resume", "nowhere"],
         "nowhere is not the folder of a run: nowhere/config",
     ),
     (["evaluate"], "Missing from mnist.py evaluate: PATH"),
     (["evaluate", "nowhere"], "nowhere is not the folder of a run"),
+    (["evaluate", "nowhere.pth"], "No such file or directory: 'nowhere.pth'"),
 ]
 
 

@@ -5,9 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from runs import arrays, content, metrics, numbers, TINY, train
 
+import jaxode
 import mnist
 from console.command_line import InputError
 
@@ -51,10 +53,12 @@ def test_run_prints_one_line_for_everything(whole):
 def test_run_leaves_its_files_and_no_others(whole):
     folder, _ = whole
     assert sorted(content(folder)) == [
+        ".lock",
         "checkpoint.eqx",
         "config.json",
         "curves.png",
         "metrics.jsonl",
+        "previous.eqx",
     ]
     assert content(folder)["curves.png"].startswith(b"\x89PNG")
 
@@ -114,8 +118,10 @@ def test_resume_of_a_finished_run_restores_what_is_missing(parts, tmp_path):
 DAMAGE = {
     "truncated": lambda old: old[:-100],
     "not a jaxode checkpoint": lambda old: b"\x89PNG\r\n\x1a\n",
-    "written by a newer jaxode": lambda old: old.replace(b'on": 1', b'on": 9', 1),
-    "made with other settings": lambda old: old.replace(b'ft": 1', b'ft": 2', 1),
+    "written by a newer jaxode": lambda old: old.replace(b'on": 2', b'on": 9', 1),
+    "not have the hash it was saved with": lambda old: old.replace(
+        b'ft": 1', b'ft": 2', 1
+    ),
 }
 
 
@@ -128,7 +134,9 @@ def test_damaged_checkpoint_is_named_and_left_alone(parts, tmp_path, message, fo
     checkpoint.write_bytes(DAMAGE[message](checkpoint.read_bytes()))
     before = content(folder)
     epochs = ["--epochs", "3"] if form == "--resume" else []
-    with pytest.raises(InputError, match=f"damaged/checkpoint.eqx .*{message}"):
+    offered = "before it is good, in epoch 2, after 2 steps of it.*mv .*/previous.eqx"
+    message = f"(?s)damaged/checkpoint.eqx .*{message}.*{offered}"
+    with pytest.raises(InputError, match=message):
         mnist.main([form, str(folder), *epochs])
     assert content(folder) == before
 
@@ -138,7 +146,7 @@ def test_damaged_checkpoint_is_named_and_left_alone(parts, tmp_path, message, fo
     [
         (["--lr", "0.5", "--seed", "4"], r"--lr 0.05 \(now 0.5\), --seed 3 \(now 4\)"),
         (["--preset", "post"], r"--preset default \(now post\)"),
-        (["--epochs", "1"], "--epochs may be raised"),
+        (["--epochs", "1"], "--epochs may be changed .* 1 is below the 2 that"),
         (["--out", "elsewhere"], "name different folders"),
     ],
 )
@@ -178,6 +186,53 @@ def test_evaluate_takes_another_solver(whole):
     assert "rk4, steps of 0.25" in printed
     # Four steps of four calls.
     assert "field calls 16.0 per solve" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["residual", "rknet", "paper-residual"])
+def test_every_model_is_trained_and_scored(tmp_path, model):
+    size = "--dataset digits --train-size 64 --batch-size 32 --channels 2".split()
+    options = [*size, "--model", model, "--preset", "paper", "--epochs", 1]
+    train(*options, "--out", tmp_path / "run")
+    last = metrics(tmp_path / "run")[-1]
+    score = f"test {last['test_accuracy']:.2%} ({last['test_correct']}/360)"
+    assert score in train("evaluate", tmp_path / "run", "--quiet")
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_is_resumed_to_the_same_bits(tmp_path):
+    tiny = [*TINY, "--preset", "paper", "--batch-size", 32, "--epochs"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(*tiny, 2, "--out", whole)
+    train(*tiny, 1, "--decay-epochs", 2, "--out", parts)
+    train("--resume", parts, "--epochs", 2)
+    assert arrays(parts) == arrays(whole)
+
+
+@pytest.mark.slow
+def test_weights_are_scored_as_the_run_they_are_from(whole, tmp_path, getkey):
+    writer = pytest.importorskip("safetensors.numpy")
+    model = jaxode.nn.ODENet(2, key=getkey())
+    path = tmp_path / "weights.safetensors"
+    writer.save_file(jaxode.nn.to_torch(model), path)
+    dataset = jaxode.datasets.load("digits")
+    images, labels = map(jnp.asarray, dataset.test)
+    scored = jaxode.training.evaluate(model, images, labels, batch_size=360)
+    printed = train("evaluate", path, "--dataset", "digits", "--quiet")
+    assert f"({int(scored.correct)}/360)" in printed
+
+
+def test_table_puts_runs_side_by_side(whole, parts, tmp_path):
+    folder = tmp_path / "table"
+    rows = mnist.main(["table", str(whole[0]), str(parts), "--out", str(folder)])
+    last = metrics(whole[0])[-1]
+    assert [row["run"] for row in rows] == ["whole", "parts"]
+    assert rows[0]["accuracy"] == rows[1]["accuracy"] == last["test_accuracy"]
+    assert rows[0]["bytes"] == last["temporary_bytes"] > 0
+    assert content(folder)["table.png"].startswith(b"\x89PNG")
+    lines = content(folder)["table.csv"].decode().splitlines()
+    assert lines[0].startswith("run,model,dataset,runs,epochs,parameters,accuracy,")
+    assert lines[1].startswith('whole,"odenet, heun, rtol 0.1, atol 0.1",digits,1,2,')
 
 
 def test_updates_that_fail_stop_the_run(tmp_path, capsys):

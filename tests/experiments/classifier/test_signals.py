@@ -1,11 +1,15 @@
-"""Ctrl-C and kills: nothing is lost but the epoch that was being trained."""
+"""Ctrl-C, SIGTERM, SIGHUP, closed pipes and kills: what was trained is kept."""
 
+import json
 import random
 import signal
 import statistics
+import threading
 
 import pytest
-from runs import arrays, content, metrics, numbers, Runner, TINY
+from runs import arrays, content, header, metrics, numbers, Runner, TINY
+
+import mnist
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +26,71 @@ def test_ctrl_c_ends_within_compilation(run):
         how=signal.SIGINT,
     )
     assert code == 130
-    assert errors == "Interrupted. Go on with --resume stopped\n"
-    assert sorted(content(run.folder / "stopped")) == ["config.json"]
+    script = mnist.__file__
+    assert errors == f"Interrupted. Go on with: python {script} --resume stopped\n"
+    assert sorted(content(run.folder / "stopped")) == [".lock", "config.json"]
+
+
+@pytest.mark.slow
+def test_signals_save_the_middle_of_an_epoch_and_resume_to_the_same_bits(run):
+    # One image a step: an epoch of 1,437 is many calls of half a second or less.
+    options = [*TINY, "--train-size", 1437, "--batch-size", 1, "--epochs", 2]
+    run(*options, "--out", "whole")
+    arguments, parts = (*options, "--out", "signalled"), []
+    for how in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        found, errors = run.interrupt(
+            *arguments, after_line="compiled", delay=0.1, how=how
+        )
+        first, last = errors.splitlines()
+        assert found == 128 + how
+        assert first.startswith("Stopping once the running steps are saved")
+        assert last.endswith("mnist.py --resume signalled")
+        parts.append(header(run.folder / "signalled")["part"])
+        arguments = ("--resume", "signalled")
+    rows = [(part["epoch"], part["row"]) for part in parts]
+    assert rows == sorted(set(rows)) and any(0 < row < 1437 for _, row in rows)
+    run("--resume", "signalled")
+    assert arrays(run.folder / "signalled") == arrays(run.folder / "whole")
+    assert numbers(run.folder / "signalled") == numbers(run.folder / "whole")
+    # Where each part was computed is all there.
+    about = json.loads((run.folder / "signalled" / "config.json").read_text())
+    assert [(p["epoch"], p["row"]) for p in about["resumed"]] == rows
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_ends_training_with_the_state_saved(run):
+    command = [*TINY, "--epochs", 5000, "--out", "unread"]
+    with run.start(*command) as process:
+        assert process.stdout.readline().startswith("device")
+        process.stdout.close()
+        assert process.wait(timeout=300) == 128 + signal.SIGPIPE
+        first, last = process.stderr.read().splitlines()
+    assert first == "Standard output was closed."
+    assert last.endswith("mnist.py --resume unread")
+    assert header(run.folder / "unread")["part"]["row"] > 0
+    assert "after" in run("--resume", "unread", "--epochs", 2).stdout
+
+
+@pytest.mark.slow
+def test_second_process_on_a_folder_is_refused_until_the_first_is_gone(run):
+    options = [*TINY, "--epochs", 100_000]
+    with run.start(*options, "--out", "locked") as process:
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+        for arguments in (["--resume", "locked"], [*options, "--out", "locked"]):
+            errors = run(*arguments, code=2).stderr
+            assert "locked is in use by another process that trains there" in errors
+        # Scoring reads whole files and needs no lock.
+        run("evaluate", "locked", "--quiet")
+        process.kill()
+        process.wait()
+        reader.join()
+    # The lock is gone with the process.
+    epochs = len(metrics(run.folder / "locked")) + 2
+    run("--resume", "locked", "--epochs", epochs)
 
 
 @pytest.mark.slow
