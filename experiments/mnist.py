@@ -2,6 +2,7 @@
 
     python experiments/mnist.py --adjoint backsolve
     python experiments/mnist.py evaluate runs/NAME --rtol 1e-3 --atol 1e-3
+    python experiments/mnist.py table runs/NAME runs/OTHER
 
 Each epoch is a line on the screen and one in `metrics.jsonl`. Exit codes: 0 done; 2
 something that was given cannot be used, or the training failed, and a line or two say
@@ -78,17 +79,18 @@ def train(config: "Config") -> dict[str, Any]:
         return run.finish()
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+def main(arguments: Sequence[str] | None = None) -> Any:
     """Does what a command line asks for.
 
     Returns:
-        The last epoch's object of `metrics.jsonl`, or the score of an evaluation.
+        The last epoch's object of `metrics.jsonl`, the score of an evaluation, or the
+        rows of a table.
 
     Raises:
         InputError: with all that the user needs to see.
     """
     from classifier.checks import check
-    from classifier.config import EvaluateConfig
+    from classifier.config import EvaluateConfig, TableConfig
     from console.command_line import parse
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -99,6 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
         is_distributed = False
         work = partial(evaluate, asked)
+    elif arguments[:1] == ["table"]:
+        listed = parse(TableConfig, arguments[1:], "mnist.py table")
+        from classifier.table import table
+
+        with in_one_line():
+            return table(listed)
     else:
         config = read_settings(arguments)
         check(config)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.experimental
+import jax.numpy as jnp
 from jax import lax
 
 
@@ -29,3 +30,13 @@ def as_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     if hasattr(lax, "pcast"):  # since JAX 0.9
         return lax.pcast(x, axes, to="varying")
     return getattr(lax, "pvary")(x, axes)  # noqa: B009
+
+
+def without_tangent(x: jax.Array) -> jax.Array:
+    """The same array, with no tangent.
+
+    `stop_gradient` leaves integers as they are. JAX 0.7 gives those that come out of a
+    `custom_vjp` a tangent, and refuses to differentiate a `pure_callback` of them.
+    """
+    is_integer = jnp.issubdtype(x.dtype, jnp.integer)
+    return x | jnp.zeros_like(x) if is_integer else lax.stop_gradient(x)

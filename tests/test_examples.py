@@ -12,7 +12,15 @@ from helpers import QUICK_FLAGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 EXAMPLES = DOCS / "examples"
-LONGEST = {"mnist.py": 120, "pendulum.py": 60, "compare.py": 60, "flow.py": 75}
+LONGEST = {
+    "mnist.py": 120,
+    "pendulum.py": 60,
+    "compare.py": 60,
+    "flow.py": 75,
+    "bouncing_ball.py": 100,
+    "lotka_volterra.py": 100,
+    "nested_spheres.py": 105,
+}
 
 
 def run_script(path: Path, *arguments: str, cwd: Path, **environment: str) -> str:
@@ -53,6 +61,7 @@ def test_example_uses_public_names_only(name: str):
     text = (EXAMPLES / name).read_text("utf-8")
     packages = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
     ours = {"jax", "jaxode", "diffrax", "equinox", "optax", "numpy"}
+    ours |= {"matplotlib", "scipy"}  # pictures and peers
     assert packages - sys.stdlib_module_names <= ours
     assert re.findall(r"\b(?:jaxode|eqx|diffrax)\._\w+|\bfrom jaxode", text) == []
 
@@ -114,3 +123,13 @@ def test_compare_prints_a_table_and_writes_a_picture(tmp_path: Path):
     assert min(errors.values()) > 0 and max(errors.values()) < 0.03
     assert "Errors are against Dopri5 in float64" in printed
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_bouncing_ball_learns_what_least_squares_finds(tmp_path: Path):
+    printed = run_script(EXAMPLES / "bouncing_ball.py", cwd=tmp_path)
+    rows = re.findall(r"^\w+ +\S+ +(\S+) +(\S+) \+- (\S+)$", printed, re.MULTILINE)
+    assert len(rows) == 3
+    # Observed equal to the digits printed, where the deviation is 20 to 500 of them.
+    assert all(abs(float(a) - float(b)) < 0.1 * float(c) for a, b, c in rows)
+    assert (tmp_path / "bouncing_ball.png").read_bytes().startswith(b"\x89PNG")

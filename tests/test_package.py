@@ -323,6 +323,20 @@ def test_public_name_is_documented(value: Any):
     assert text.strip() and not text.startswith(f"{value.__name__}(")
 
 
+def test_every_public_name_has_its_place_and_an_example_on_the_site():
+    pages = [path.read_text("utf-8") for path in (ROOT / "docs/api").glob("*.md")]
+    entries = re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE)
+    names = {case.id for case in public_objects()}
+    assert set(entries) == names and len(entries) == len(names)
+    programs = "".join(code for page in pages for _, code in python_blocks(page))
+    used = set(re.findall(r"\.(\w+)", programs))
+    assert {name.rpartition(".")[2] for name in names} - used <= {
+        # What the functions return or take, seen in their entries.
+        *("EventSolution", "LeafError", "Solution", "SolveCounts", "SolveStats"),
+        "TrainData",
+    }
+
+
 @pytest.mark.parametrize("value", public_objects())
 def test_public_methods_are_documented(value: Any):
     methods = {

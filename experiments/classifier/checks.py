@@ -20,13 +20,16 @@ def check(config: Config) -> None:
     Raises:
         InputError: naming the option, what it must be and what it was.
     """
-    positive = "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size"
+    positive = (
+        "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size t1"
+    )
     for name in [*positive.split(), "train_size", "blocks"]:
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
         _require_in_range(name, value)
     for name in (
-        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift crop holdout"
+        "momentum clip_norm speed_decay warmup_epochs decay_epochs shift crop holdout "
+        "augment kinetic jacobian steer"
     ).split():
         value = getattr(config, name)
         _require(value is None or value >= 0, name, "must not be negative", value)
@@ -48,9 +51,13 @@ def check(config: Config) -> None:
         0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
     )
     # Group normalisation has min(32, channels) groups, which must divide the channels.
-    is_divisible = config.channels % min(32, config.channels) == 0
     need = "must be at most 32 or a multiple of 32"
-    _require(is_divisible, "channels", need, config.channels)
+    _require(_has_groups(config.channels), "channels", need, config.channels)
+    width = config.channels + config.augment
+    need = f"and --channels {config.channels} together {need}"
+    _require(_has_groups(width), "augment", need, config.augment)
+    need = f"must be below --t1 ({config.t1})"
+    _require(config.steer < config.t1, "steer", need, config.steer)
     if config.decay_epochs:
         longer = config.decay_epochs > config.warmup_epochs
         need = f"must be 0 or above --warmup-epochs ({config.warmup_epochs})"
@@ -70,6 +77,10 @@ def check(config: Config) -> None:
             f"--solver {config.solver} has no error estimate to adapt its steps by: "
             "add --fixed-steps --dt0 0.1, or take dopri5."
         )
+
+
+def _has_groups(channels: int) -> bool:
+    return channels % min(32, channels) == 0
 
 
 def _require_in_range(name: str, value: float | None) -> None:

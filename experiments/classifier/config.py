@@ -34,7 +34,8 @@ NOT_ADAPTIVE = ("euler", "rk4", "rk38")
 class Config:
     """Trains a neural ODE on images of handwritten digits and scores it.
 
-    Another form scores a finished run: `mnist.py evaluate DIR` (see its own --help).
+    Other forms score a finished run, or weights from PyTorch, and put runs side by
+    side: `mnist.py evaluate DIR` and `mnist.py table DIR...` (see their own --help).
     """
 
     preset: Literal["default", "fast", "post", "paper"] = "default"
@@ -99,6 +100,24 @@ class Config:
     random: shift in the paper's words."""
     channels: int = 6
     """Width of the network. 2 for weak machines."""
+    activation: Literal["relu", "softplus", "tanh"] = "relu"
+    """Activation within the field or the residual blocks."""
+    time: bool = False
+    """Give the time to the field's convolution as a channel, as paper always does."""
+    augment: int = 0
+    """Channels of zeros that the state has beside those of the stem."""
+    zero_init: bool = False
+    """Start from a field of zero: the scale of its last normalisation is."""
+    t1: float = 1.0
+    """End of the ODE, which starts at time 0."""
+    learn_t1: bool = False
+    """Train the end of the ODE with the weights, from t1 on."""
+    kinetic: float = 0.0
+    """Weight in the loss of the integral of the mean square of dy/dt."""
+    jacobian: float = 0.0
+    """Weight in the loss of the integral of the field's squared Jacobian."""
+    steer: float = 0.0
+    """In training, end the ODE at random, up to so much before or after t1."""
     solver: SolverName = "dopri5"
     """ODE solver. euler, rk4 and rk38 need fixed-steps."""
     rtol: float = 0.1
@@ -106,7 +125,7 @@ class Config:
     atol: float = 0.1
     """Absolute tolerance of the solve."""
     dt0: float | None = None
-    """First step of the solve, which runs from 0 to 1; by Hairer's rule if None."""
+    """First step of the solve; by Hairer's rule if None."""
     fixed_steps: bool = False
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
@@ -184,6 +203,19 @@ class EvaluateConfig:
     """Compute by lax.conv and Diffrax's own stage loop: slow, equal to rounding."""
 
 
+@dataclass(frozen=True)
+class TableConfig:
+    """Puts runs of `mnist.py` side by side: printed, as CSV and as a picture."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    seeds: bool = False
+    """Put runs that differ by their seed only into one row: means, and the standard
+    deviation of the accuracy."""
+    out: Path | None = None
+    """New folder for table.csv and table.png; runs/TIME-table if not given."""
+
+
 _OF_THE_POST: dict[str, Any] = dict(channels=6, rtol=0.1, atol=0.1, max_steps=64)
 _OF_THE_PAPER: dict[str, Any] = dict(channels=64, rtol=1e-3, atol=1e-3, max_steps=1000)
 
@@ -238,7 +270,10 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What takes the place of a preset's settings for a model that is not the preset's."""
 
-ADDED = ("model", "blocks", "weights", "schedule", "crop", "step_control")
+ADDED = tuple(
+    "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
+    "kinetic jacobian steer step_control".split()
+)
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
 

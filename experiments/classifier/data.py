@@ -92,7 +92,8 @@ def describe_division(config: Config, data: Data) -> str:
     rows = -(-config.batch_size // count)
     of_each = f"{config.batch_size} images on {count}, {rows} on each"
     if rows * count > config.batch_size:
-        of_each += f" ({rows * count - config.batch_size} rows are filled up)"
+        more = rows * count - config.batch_size
+        of_each += f" ({more} {'row' if more == 1 else 'rows'} filled up)"
     if config.step_control == "device":
         of_each += "; each controls its own steps: another number trains otherwise"
     return of_each

@@ -12,7 +12,7 @@ from console.command_line import InputError
 from jaxode.training import batch_columns, TestBatches, TrainBatches
 
 
-def choose_devices(config: Config) -> list[jax.Device]:
+def choose_devices(config: Config) -> list[Any]:
     """The devices of the run, those of each process next to each other.
 
     Raises:
@@ -58,8 +58,8 @@ def place(tree: Any, sharding: NamedSharding | None) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, whole)
 
-    def put(x):
-        if not isinstance(x, jax.Array | np.ndarray | np.generic):
+    def put(x: Any) -> Any:
+        if not hasattr(x, "dtype"):
             return x
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(x)))
@@ -113,7 +113,7 @@ class Feed:
     """
 
     def __init__(self, sharding: NamedSharding, batch_size: int):
-        devices = sharding.mesh.devices
+        devices = np.asarray(sharding.mesh.devices)
         columns = batch_columns(batch_size, devices.size).reshape(devices.size, -1)
         mine = [d.process_index == jax.process_index() for d in devices.flat]
         self.columns = columns[np.array(mine)].ravel()

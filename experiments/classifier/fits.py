@@ -16,7 +16,12 @@ FITS: dict[str, tuple[str, ...]] = {
     "weights": RESIDUAL,
     "solver": ODE + ONE_STEP,
     "adjoint": ODE + ONE_STEP,
+    "activation": ODE + ONE_STEP + RESIDUAL,
+    "time": ("odenet", "rknet"),
+    "zero_init": ("paper", "paper-rknet"),
+    **dict.fromkeys(["augment", "t1", "kinetic", "jacobian"], ODE + ONE_STEP),
     **dict.fromkeys(["rtol", "atol", "dt0", "fixed_steps", "max_steps"], ODE),
+    **dict.fromkeys(["learn_t1", "steer"], ODE),
 }
 """Setting to the models that have it; all models have the others."""
 
@@ -44,22 +49,27 @@ def check_fit(config: Config) -> None:
             )
 
 
+OPTIONS = "activation time augment zero_init t1 learn_t1 kinetic jacobian steer".split()
+
+
 def describe(config: Config) -> str:
     """What is between stem and head, and how it is computed, in a few words."""
-    model = config.model
-    if model in ONE_STEP:
-        return f"{model}, one step of {config.solver}"
-    if model in RESIDUAL:
+    parts = [config.model]
+    if config.model in RESIDUAL:
         weights = "tied" if is_tied(config) else "untied"
-        return f"{model}, {num_blocks(config)} {weights} blocks"
-    if model not in ODE:
-        return model
-    if config.fixed_steps:
-        control = f"steps of {config.dt0}"
-    else:
-        control = f"rtol {config.rtol}, atol {config.atol}"
-    solve = f"{config.solver}, {control}"
-    return solve if model == "odenet" else f"{model}, {solve}"
+        parts.append(f"{num_blocks(config)} {weights} blocks")
+    elif config.model in ONE_STEP:
+        parts.append(f"one step of {config.solver}")
+    elif config.model in ODE:
+        fixed = [f"steps of {config.dt0}"]
+        adaptive = [f"rtol {config.rtol}", f"atol {config.atol}"]
+        parts += [config.solver, *(fixed if config.fixed_steps else adaptive)]
+    for name in OPTIONS:
+        value = getattr(config, name)
+        if value != getattr(Config, name):
+            option = name.replace("_", " ")
+            parts.append(option if value is True else f"{option} {value}")
+    return ", ".join(parts)
 
 
 def run_name(config: Config) -> str:

@@ -15,7 +15,7 @@ import jaxode
 from classifier.config import Config
 from classifier.data import Data, scoring
 from classifier.devices import place, train_batches
-from classifier.networks import Network
+from classifier.networks import learned_end, Network
 from classifier.processes import as_the_first
 from classifier.records import (
     metrics_of,
@@ -151,6 +151,8 @@ class Trainer:
             "train_seconds": round(part.seconds, 4),
             "test_seconds": round(seconds, 4),
             "images_per_second": round(len(self.data.train) / part.seconds, 2),
+            "temporary_bytes": temporary_bytes(programs.train),
+            **learned_end(state.model),
         }
 
     def score(self, model: Network, programs: Programs) -> dict[str, Any]:
@@ -184,8 +186,8 @@ class Trainer:
             key = keys.augmentation
             return train_batches(*train.on_host(), np.asarray(order), key, sharding)
         data = TrainData(
-            images=train.images,
-            labels=train.labels,
+            images=jnp.asarray(train.images),
+            labels=jnp.asarray(train.labels),
             order=order,
             rows=jnp.zeros(2, jnp.int32),
             key=keys.augmentation,
@@ -209,3 +211,9 @@ class Trainer:
 def _trace(function: Any, *arguments: Any, **options: Any) -> Any:
     """Traces a jitted function; `compile()` of the result needs no Python any more."""
     return function.lower(*arguments, **options)
+
+
+def temporary_bytes(program: Any) -> int | None:
+    """What a compiled program allocates beside inputs and outputs, if it says so."""
+    analysis = program.compiled.memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes

@@ -34,7 +34,16 @@ def with_ode(kind: type[jaxode.nn.ODENet]) -> Callable[..., Network]:
         return kind(
             config.channels,
             key=key,
+            activation=config.activation,
             plain=config.plain,
+            time=config.time,
+            augment=config.augment,
+            zero_init=config.zero_init,
+            regularisers=jaxode.nn.Regularisers(
+                kinetic=config.kinetic, jacobian=config.jacobian, steer=config.steer
+            ),
+            t1=config.t1,
+            learn_t1=config.learn_t1,
             **solve_settings(config),
         )
 
@@ -50,6 +59,7 @@ def with_blocks(kind: type[jaxode.nn.ResidualNet]) -> Callable[..., Network]:
             key=key,
             num_blocks=num_blocks(config),
             tied=is_tied(config),
+            activation=config.activation,
             plain=config.plain,
         )
 
@@ -72,13 +82,20 @@ def solve_settings(config: Config) -> dict[str, Any]:
     """How an ODE block is solved."""
     settings = dict(solver=SOLVERS[config.solver](), adjoint=config.adjoint)
     if config.model in ONE_STEP:
-        return settings | dict(rtol=None, atol=None, dt0=1.0, max_steps=1)
+        return settings | dict(rtol=None, atol=None, dt0=config.t1, max_steps=1)
     tolerances = dict(
         rtol=None if config.fixed_steps else config.rtol,
         atol=None if config.fixed_steps else config.atol,
     )
     control = dict(dt0=config.dt0, max_steps=config.max_steps)
     return settings | tolerances | control
+
+
+def learned_end(model: Network) -> dict[str, Any]:
+    """The end time, for the line of an epoch, of a network that learns it."""
+    if isinstance(model, jaxode.nn.ODENet) and model.block.end_time is not None:
+        return {"t1": round(float(model.block.end_time), 6)}
+    return {}
 
 
 def config_of(model: Network) -> Config:

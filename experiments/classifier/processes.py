@@ -7,6 +7,7 @@ so nothing else in this room needs to know of them.
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import shutil
 import sys
@@ -65,24 +66,42 @@ def _end_at_once(text: str) -> None:
 
 
 def _connect(config: Config) -> None:
+    # JAX itself ends a process whose wait was in vain, before it could say so here.
+    if config.num_processes is not None:
+        print(
+            f"mnist.py: process {config.process_id} waits up to {CONNECT_S} s for all "
+            f"{config.num_processes} at {config.coordinator_address}; start each with "
+            "these and its own --process-id.",
+            file=sys.stderr,
+            flush=True,
+        )
     try:
         jax.distributed.initialize(
             config.coordinator_address,
             config.num_processes,
             config.process_id,
-            initialization_timeout=CONNECT_S,
-            heartbeat_timeout_seconds=LOST_S,
-            shutdown_timeout_seconds=LOST_S,
+            **_timeouts(),
         )
         jax.devices()
     except (ValueError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise InputError(
             f"--distributed did not find the other processes ({first}). JAX detects "
-            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each one with "
-            "--coordinator-address HOST:PORT --num-processes N --process-id I, with I "
-            f"from 0 to N - 1, within {CONNECT_S} seconds."
+            "them on Slurm, Open MPI, Kubernetes and TPUs; elsewhere start each with "
+            "--coordinator-address HOST:PORT --num-processes N --process-id I, I from "
+            f"0 to N - 1, within {CONNECT_S} seconds of each other."
         ) from error
+
+
+def _timeouts() -> dict[str, Any]:
+    """Those that this version of JAX knows."""
+    known = inspect.signature(jax.distributed.initialize).parameters
+    wanted = {
+        "initialization_timeout": CONNECT_S,
+        "heartbeat_timeout_seconds": LOST_S,
+        "shutdown_timeout_seconds": LOST_S,
+    }
+    return {name: seconds for name, seconds in wanted.items() if name in known}
 
 
 @contextlib.contextmanager

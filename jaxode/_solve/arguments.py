@@ -31,8 +31,8 @@ def check_state(y0: PyTree) -> PyTree[Array]:
     # The norm of an error without components is 0 / 0.
     if all(np.size(leaf) == 0 for _, leaf in leaves):
         raise ValueError(
-            f"y0 is empty (shape {np.shape(leaves[0][1])}); pass a state of at least one"
-            " number, and leave out batches without samples."
+            f"y0 is empty (shape {np.shape(leaves[0][1])}); pass a state of at least"
+            " one number, and leave out batches without samples."
         )
     dtypes = {}
     for path, leaf in leaves:

@@ -183,7 +183,7 @@ def _backward_interval(
     norm = settings.norm if isinstance(settings.norm, PartNorm) else None
     worst = jnp.maximum(
         counts.reconstruction_error,
-        _relative_error(*controlled((y, y_start)), norm).astype(jnp.float32),
+        _relative_error(controlled(y), controlled(y_start), norm).astype(jnp.float32),
     )
     own = dataclasses.replace(counts_of(solve), num_solves=jnp.zeros((), jnp.float32))
     counts = jax.tree.map(jnp.add, counts, own)

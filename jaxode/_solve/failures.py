@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from .._jax_versions import without_tangent
 from .integrate import Integral
 from .stats import SolveCounts
 
@@ -154,6 +155,7 @@ def checked(
     if not any(isinstance(number, Tracer) for number in numbers):
         check(*numbers)
         return values
+    numbers = tuple(map(without_tangent, numbers))
     fine = jax.lax.cond(
         fine,
         lambda: jnp.array(True),

@@ -125,10 +125,12 @@ def _stats_of(
             none,
         )
         offset = forward_calls(setup.solver, none, none, none, none)
-        assert calls is not None and offset is not None
         # Each step is followed by a call at its end; and one is made at the first and
-        # one at the last time.
-        nfe = nfe + calls - offset + tried + 2
+        # one at the last time. The calls of an implicit solver's are not counted here.
+        if calls is None or offset is None:
+            nfe = None
+        else:
+            nfe = nfe + calls - offset + tried + 2
     return dataclasses.replace(
         stats,
         nfe=nfe,

@@ -24,8 +24,9 @@ from .integrate import Integral
 from .loop_state import first_state, shares_first_stage, State
 from .read_out import read_within, Step
 from .record import Record, Room
-from .setup import made_jump_of, Setup
+from .setup import Setup
 from .stats import SolveStats
+from .step import take_step, with_counter
 from .watch import Watched
 
 
@@ -43,7 +44,7 @@ def run(
         The solve's outcome, successful or not; the record; and the index of the first
         of the times that was not read within a step.
     """
-    state = first_state(setup, y0, room)
+    setup, state = with_counter(setup, first_state(setup, y0, room))
     if room is None or not room.can_overflow:
         state = _steps(setup, state)
     else:
@@ -74,7 +75,9 @@ def run_watched(
     """
     setup = setup._replace(reads=False)
     state = dataclasses.replace(first_state(setup, y0, None), watched=watched)
-    state = _steps(setup, varying_like(state, setup.term, y0, setup.args, setup.ts))
+    state = varying_like(state, setup.term, y0, setup.args, setup.ts)
+    setup, state = with_counter(setup, state)
+    state = _steps(setup, state)
     return _outcome(setup, state), state
 
 
@@ -110,9 +113,8 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
     t0, t1, t_end = state.t0, state.t1, setup.ts[-1]
 
     # The step, and what the controller makes of it, whose decisions are constants.
-    y1, y_error, dense_info, solver_state, solver_result = solver.step(
-        term, t0, t1, state.y, args, state.solver, made_jump_of(state.made_jump)
-    )
+    taken, calls = take_step(setup, state)
+    y1, y_error, dense_info, solver_state, solver_result = taken
     # A candidate beyond the field's domain is a step to be rejected (diffrax 143).
     y_error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), y_error)
     order: Any = solver.error_order(term)
@@ -166,6 +168,7 @@ def _step(setup: Setup, state: State, active: Bool[Array, ""]) -> State:
         ys=ys,
         record=record,
         watched=watched,
+        calls=calls if calls is None else state.calls + calls * count(is_tried),
     )
 
 
@@ -192,6 +195,7 @@ def _outcome(setup: Setup, state: State) -> Integral:
         history.after_jump,
         history.after_move,
     )
+    nfe = state.calls if nfe is None else nfe
     controller = setup.controller
     by_rule = isinstance(controller, InitialStep) and controller.length is None
     if nfe is not None and by_rule:

@@ -35,6 +35,7 @@ class State(eqx.Module):
         ys: The state at `ts[1:-1]`; `None` if there are no such times.
         record: What is kept for the way back, if anything is.
         watched: What may end the solve within a step (`watch.py`), if anything may.
+        calls: Field calls of the steps tried, if they are counted one by one.
     """
 
     t0: Float[Array, ""]
@@ -50,6 +51,7 @@ class State(eqx.Module):
     ys: PyTree[Array] | None
     record: Record | None
     watched: Watched | None = None
+    calls: Int[Array, ""] | None = None
 
 
 def first_state(setup: Setup, y0: PyTree[Array], room: Room | None) -> State:

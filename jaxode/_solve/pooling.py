@@ -27,7 +27,7 @@ def check_norm(norm: Any, solver: Any, controller: Any) -> None:
     if not isinstance(norm, PooledNorm | PartNorm):
         raise TypeError(
             f'norm must be such as jaxode.PooledNorm("batch"); got {norm!r}. To '
-            "measure errors in another way pass controller=diffrax.PIDController(norm=...)."
+            "measure errors otherwise pass controller=diffrax.PIDController(norm=...)."
         )
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         raise ValueError(

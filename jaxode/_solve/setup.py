@@ -54,6 +54,7 @@ class Setup(NamedTuple):
         reads: Whether there are times between the first and the last.
         pooled_axes: Axes of a mesh whose devices take every step together.
         differentiable: Whether JAX is to differentiate the loops by itself.
+        counter: What counts the calls of a step, if no formula knows them (`step.py`).
     """
 
     term: diffrax.ODETerm
@@ -67,6 +68,7 @@ class Setup(NamedTuple):
     reads: bool
     pooled_axes: tuple[str, ...] = ()
     differentiable: bool = False
+    counter: Any = None
 
 
 def prepare(
@@ -126,6 +128,11 @@ def with_tolerances(
     Raises:
         ValueError: where steps are fixed and the root finder has none.
     """
+    # `isinstance` looks through it, its attributes do not.
+    if issubclass(type(solver), diffrax.HalfSolver):
+        halved: Any = solver
+        inner = with_tolerances(halved.solver, controller)
+        return eqx.tree_at(lambda s: s.solver, halved, inner)
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return solver
     finder: Any = solver.root_finder

@@ -11,9 +11,10 @@ class SolveStats(eqx.Module):
     """Counts of one forward solve; a leading axis where the solve was batched.
 
     Attributes:
-        nfe: Calls of the vector field, or `None` where the solver hides them
-            (an implicit solver's root finder calls the field as often as it likes).
-            Calls made to compute a gradient are not among them.
+        nfe: Calls of the vector field; a Jacobian, which an implicit solver needs, is
+            one. Calls made to compute a gradient are not among them. `None` where they
+            are hidden: those of an implicit solver's root finder in Diffrax's own loop
+            (`checkpoint`, `direct`, other adjoints of Diffrax) and in `odeint_event`.
         num_steps: Steps tried, which is accepted plus rejected ones.
         num_accepted_steps: Steps kept.
         num_rejected_steps: Steps thrown away because the error was too large.
@@ -42,8 +43,8 @@ class SolveCounts(eqx.Module):
 
     Attributes:
         nfe: Calls of the vector field; on the way back its vector-Jacobian products,
-            each of which evaluates the field as well. NaN where a solver hides them, as
-            implicit ones do.
+            each of which evaluates the field as well. NaN where they are hidden, as
+            where steps of an implicit solver are differentiated.
         num_steps: Steps tried.
         num_accepted_steps: Steps kept.
         num_rejected_steps: Steps thrown away.

@@ -64,9 +64,9 @@ def varying_over(tree: PyTree, axes: Iterable[str]) -> PyTree:
 def typed_as(tree: PyTree, like: PyTree) -> PyTree:
     """`tree`, each array varying over the axes that its counterpart varies over.
 
-    `None` in `tree` may stand for anything in `like`.
+    It may have `None` in place of any of them.
     """
-    cast = lambda x, y: varying_over(x, axes_of(y))
+    cast = lambda x, y: x if x is None else varying_over(x, axes_of(y))
     return jax.tree.map(cast, tree, like, is_leaf=lambda x: x is None)
 
 

@@ -106,7 +106,10 @@ class PartNorm(eqx.Module):
             divided = []
         found = [self._of_state(part) for part in parts]
         found += [(_squares(x), x.size * self._num_parts) for x in divided]
-        squares = total_over(sum(s for s, _ in found), self.pool.axes)
+        # Parameters may be held in another precision than the state.
+        with jax.numpy_dtype_promotion("standard"):
+            local = jnp.sum(jnp.stack([s for s, _ in found]))
+        squares = total_over(local, self.pool.axes)
         squares = squares + sum(_squares(x) for x in totals)
         count = sum(n for _, n in found) + sum(x.size for x in totals)
         return jnp.sqrt(squares / max(count, 1))

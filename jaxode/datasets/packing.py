@@ -1,4 +1,4 @@
-"""Finds the original files as people have them: gzipped anew, unpacked, in subfolders."""
+"""Finds the original files as people have them: gzipped anew, unpacked, elsewhere."""
 
 import hashlib
 import zlib
@@ -26,8 +26,8 @@ def find_files(folder: Path, source: Source) -> Found | list[str]:
     """Looks for the four files of a data set in a folder.
 
     They may be in the folder itself or in torchvision's subfolder (`MNIST/raw`), as
-    they were published, gzipped by somebody else, or unpacked (`train-images-idx3-ubyte`,
-    or with a dot for the second hyphen). What is in them decides, by its sha256.
+    they were published, gzipped by somebody else, or unpacked (their names without the
+    `.gz`, or with a dot before `idx`). What is in them decides, by its sha256.
 
     Args:
         folder: Where to look.

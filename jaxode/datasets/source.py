@@ -57,7 +57,7 @@ def _source(
     title: str,
     url: str,
     subfolder: str,
-    *files: tuple[int, str] | tuple[int, str, str],
+    *files: tuple[int, str, str | None],
 ) -> Source:
     names = (
         "train-images-idx3-ubyte.gz",
@@ -111,18 +111,22 @@ SOURCES = {
             (
                 26_421_880,
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                None,
             ),
             (
                 29_515,
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                None,
             ),
             (
                 4_422_102,
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                None,
             ),
             (
                 5_148,
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                None,
             ),
         ),
         _source(
@@ -133,18 +137,22 @@ SOURCES = {
             (
                 18_165_135,
                 "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+                None,
             ),
             (
                 29_497,
                 "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+                None,
             ),
             (
                 3_041_136,
                 "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+                None,
             ),
             (
                 5_120,
                 "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+                None,
             ),
         ),
     )

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, PyTree
 
 from . import kernels
 from .field import Activation, group_count
@@ -94,15 +94,13 @@ class LayeredField(eqx.Module):
         self,
         channels: int,
         *,
-        key: Key[Array, ""],
         plain: bool = False,
         activation: str = "relu",
     ):
-        """Draws the weights from PyTorch's default distributions.
+        """Checks what all such fields are given.
 
         Args:
             channels: Channels of the state: at most 32, or a multiple of 32.
-            key: Randomness of the weights.
             plain: See the class.
             activation: See the class.
 
@@ -113,11 +111,6 @@ class LayeredField(eqx.Module):
         kernels.activation_pair(activation)
         self.activation = activation  # pyright: ignore[reportAttributeAccessIssue]
         self.plain = plain
-        self.draw(channels, key)
-
-    def draw(self, channels: int, key: Key[Array, ""]) -> None:
-        """Draws the weights; called once, while the field is made."""
-        raise NotImplementedError
 
     def compute(self, t: Any, y: Array, layers: Layers) -> Array:
         """The field, in the layout that `layers` are for."""

@@ -1,17 +1,21 @@
 """The classifier: stem, ODE block, head."""
 
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from .._solve.stats import SolveStats
 from .block import ODEBlock
 from .field import ConvField
 from .layers import Head, Stem
+from .paper_fields import TimeConvField
 from .paper_layers import PaperHead, PaperStem
-from .shapes import Images, Logits
+from .regularise import Regularisers
+from .shapes import Images, Logits, State
 
 
 _Net = TypeVar("_Net", bound="ODENet")
@@ -28,6 +32,11 @@ class ODENet(eqx.Module):
         stem: Images to y(0).
         block: y(0) to y(1), with a `ConvField`.
         head: y(1) to logits.
+        augment: Channels of zeros that y(0) has beside the stem's.
+        regularisers: What is added in training; see `train_with_stats`.
+
+    Reference:
+        Dupont, Doucet & Teh 2019, arXiv:1904.01681, for `augment`.
     """
 
     parts: ClassVar[Any] = (Stem, ConvField, Head)
@@ -35,6 +44,8 @@ class ODENet(eqx.Module):
     stem: Stem | PaperStem
     block: ODEBlock
     head: Head | PaperHead
+    augment: int = eqx.field(static=True)
+    regularisers: Regularisers = eqx.field(static=True)
 
     def __init__(
         self,
@@ -44,6 +55,10 @@ class ODENet(eqx.Module):
         activation: str = "relu",
         plain: bool = False,
         per_sample: bool = False,
+        time: bool = False,
+        augment: int = 0,
+        zero_init: bool = False,
+        regularisers: Regularisers | None = None,
         **settings: Any,
     ):
         """Draws the weights.
@@ -56,19 +71,35 @@ class ODENet(eqx.Module):
             plain: Whether to compute everything in the plainest way, the solver's loop
                 over stages included. For comparison; the logits are equal to rounding.
             per_sample: Whether each image is an ODE of its own.
+            time: Whether the field's convolution has the time as an input channel. The
+                field of `PaperNet` always has.
+            augment: Channels of zeros to add to the state; with them it must have a
+                number that `channels` may have.
+            zero_init: Whether the scale of the field's last normalisation starts from
+                zero, so that the block does nothing at first. For `PaperNet`, whose
+                last normalisation is not its first as well.
+            regularisers: Running costs and a random end time for training.
             **settings: As in `ODEBlock`. By default the tolerances are the post's,
                 `rtol=0.1` and `atol=0.1`, with `max_steps=64`; finer ones need more.
 
         Raises:
-            ValueError: as `ConvField` and `ODEBlock` do.
+            ValueError: as `ConvField` and `ODEBlock` do, and for `zero_init` where it
+                cannot be had.
         """
         stem_key, field_key, head_key = jax.random.split(key, 3)
         stem, field, head = self.parts
-        made = field(channels, key=field_key, plain=plain, activation=activation)
-        usual = dict(rtol=0.1, atol=0.1, max_steps=64, unroll=not plain)
+        field: Any  # whose classes draw their weights alike
+        if time and field is ConvField:
+            field = TimeConvField
+        width = channels + augment
+        made = field(width, key=field_key, plain=plain, activation=activation)
+        made = from_zero(made) if zero_init else made
+        usual: dict[str, Any] = dict(rtol=0.1, atol=0.1, max_steps=64, unroll=not plain)
         self.block = ODEBlock(made, per_sample=per_sample, **(usual | settings))
         self.stem = stem(channels, key=stem_key)
-        self.head = head(channels, key=head_key)
+        self.head = head(width, key=head_key)
+        self.augment = augment
+        self.regularisers = regularisers or Regularisers()
 
     def __call__(self, images: Images, *, key: Any = None) -> Logits:
         """Classifies a batch. Never raises on a failed solve: see `with_stats`.
@@ -94,10 +125,47 @@ class ODENet(eqx.Module):
         Args:
             images: As when called, and so are the errors.
         """
+        solution = self.block.solve(self._start(images))
+        return self._end(solution), solution.stats
+
+    def train_with_stats(
+        self, images: Images, key: Key[Array, ""]
+    ) -> tuple[Logits, Float[Array, ""], SolveStats]:
+        """As `with_stats`, as it is to be trained: with its regularisers.
+
+        Args:
+            images: As when called, and so are the errors.
+            key: Randomness of the end time, and of the noise of a running cost.
+
+        Returns:
+            The logits, what is to be added to the loss, and the statistics.
+        """
+        chosen, y0 = self.regularisers, self._start(images)
+        time_key, noise_key = jax.random.split(key)
+        t1, cost = None, None
+        if chosen.steer:
+            block = self.block
+            end = block.t1 if block.end_time is None else block.end_time
+            t1 = chosen.end_time(time_key, end)
+        if chosen.has_cost:
+            cost = partial(chosen.cost, noise_key)
+        solution = self.block.solve(y0, t1=t1, cost=cost)
+        penalty = jnp.zeros(()) if cost is None else _total(solution.cost)
+        return self._end(solution), penalty, solution.stats
+
+    @property
+    def _is_plain(self) -> bool:
         # Fields of one's own need not know the word.
-        plain = getattr(self.block.field, "plain", False)
-        solution = self.block.solve(self.stem(images, plain=plain))
-        return self.head(solution.ys[-1], plain=plain), solution.stats
+        return getattr(self.block.field, "plain", False)
+
+    def _start(self, images: Images) -> State:
+        y0 = self.stem(images, plain=self._is_plain)
+        if not self.augment:
+            return y0
+        return jnp.pad(y0, ((0, 0), (0, self.augment), (0, 0), (0, 0)))
+
+    def _end(self, solution: Any) -> Logits:
+        return self.head(solution.ys[-1], plain=self._is_plain)
 
     def with_solve(self: _Net, **settings: Any) -> _Net:
         """The same weights under other settings of the solve; nothing is copied.
@@ -112,3 +180,23 @@ class ODENet(eqx.Module):
         """
         block = self.block.with_solve(**settings)
         return eqx.tree_at(lambda net: net.block, self, block)
+
+
+def from_zero(field: Any) -> Any:
+    """A field whose last normalisation starts with a scale of zeros.
+
+    Raises:
+        ValueError: where that normalisation is used elsewhere too.
+    """
+    if not hasattr(field, "norm3"):
+        raise ValueError(
+            "zero_init=True needs a field whose last normalisation is not its first as "
+            f"well; a {type(field).__name__} has one for both. Take jaxode.nn.PaperNet."
+        )
+    at = lambda f: f.norm3.weight
+    return eqx.tree_at(at, field, jnp.zeros_like(at(field)))
+
+
+def _total(cost: Any) -> Float[Array, ""]:
+    """The integral at the end; with steps for each image, the sum over all."""
+    return jnp.sum(cost[..., -1])

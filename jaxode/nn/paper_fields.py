@@ -23,7 +23,18 @@ class TimeConvField(LayeredField):
     conv: Conv
     norm: Norm
 
-    def draw(self, channels: int, key: Key[Array, ""]) -> None:
+    def __init__(self, channels: int, *, key: Key[Array, ""], **settings: Any):
+        """Draws the weights from PyTorch's default distributions.
+
+        Args:
+            channels: Channels of the state: at most 32, or a multiple of 32.
+            key: Randomness of the weights.
+            **settings: `activation` and `plain`, as in `ConvField`.
+
+        Raises:
+            ValueError: as `ConvField` does.
+        """
+        super().__init__(channels, **settings)
         self.conv = Conv(channels + 1, channels, key=key)
         self.norm = Norm(channels)
 
@@ -57,7 +68,18 @@ class PaperField(LayeredField):
     conv2: Conv
     norm3: Norm
 
-    def draw(self, channels: int, key: Key[Array, ""]) -> None:
+    def __init__(self, channels: int, *, key: Key[Array, ""], **settings: Any):
+        """Draws the weights from PyTorch's default distributions.
+
+        Args:
+            channels: Channels of the state: at most 32, or a multiple of 32.
+            key: Randomness of the weights.
+            **settings: `activation` and `plain`, as in `ConvField`.
+
+        Raises:
+            ValueError: as `ConvField` does.
+        """
+        super().__init__(channels, **settings)
         keys = jax.random.split(key)
         self.norm1, self.norm2, self.norm3 = (Norm(channels) for _ in range(3))
         self.conv1, self.conv2 = (Conv(channels + 1, channels, key=k) for k in keys)
@@ -85,7 +107,18 @@ class ResidualField(LayeredField):
     norm2: Norm
     conv2: ConvWithoutBias
 
-    def draw(self, channels: int, key: Key[Array, ""]) -> None:
+    def __init__(self, channels: int, *, key: Key[Array, ""], **settings: Any):
+        """Draws the weights from PyTorch's default distributions.
+
+        Args:
+            channels: Channels of the state: at most 32, or a multiple of 32.
+            key: Randomness of the weights.
+            **settings: `activation` and `plain`, as in `ConvField`.
+
+        Raises:
+            ValueError: as `ConvField` does.
+        """
+        super().__init__(channels, **settings)
         keys = jax.random.split(key)
         self.norm1, self.norm2 = Norm(channels), Norm(channels)
         self.conv1, self.conv2 = (

@@ -37,7 +37,7 @@ class Division(NamedTuple):
     @property
     def axis(self) -> str:
         """The axis of the mesh."""
-        return self.sharding.spec[0]  # pyright: ignore[reportReturnType]
+        return self.sharding.spec[0]
 
     @property
     def num_parts(self) -> int:

@@ -105,7 +105,7 @@ def _scored(model: PyTree, part: Division, over: PyTree, take) -> Metrics:
     def body(metrics, batch):
         images, labels, counts = take(batch)
         mask: Bool[Array, " row"] = counts & part.counts()
-        _, batch_metrics = sums(solving, images, labels, mask)
+        _, _, batch_metrics = sums(solving, images, labels, mask)
         return metrics.merge(varying_over(batch_metrics, (part.axis,))), None
 
     start = varying_over(Metrics.zeros(), (part.axis,))

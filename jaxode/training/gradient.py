@@ -4,7 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from .._solve.probes import value_and_grad_with_stats
 from .._solve.stats import SolveCounts
@@ -14,12 +14,16 @@ from .metrics import as_count, loss_and_metrics, Metrics, sums
 
 
 def gradient(
-    params: PyTree, static: PyTree, images: Array, labels: Array
+    params: PyTree,
+    static: PyTree,
+    images: Array,
+    labels: Array,
+    key: Key[Array, ""] | None,
 ) -> tuple[Array, Metrics, PyTree, SolveCounts]:
     """Loss, metrics, gradient and backward counts of a batch on one device."""
 
     def loss_fn(params):
-        return loss_and_metrics(eqx.combine(params, static), images, labels)
+        return loss_and_metrics(eqx.combine(params, static), images, labels, key=key)
 
     grad_fn = value_and_grad_with_stats(loss_fn, has_aux=True)
     (loss, metrics), grads, backward = grad_fn(params)
@@ -27,15 +31,24 @@ def gradient(
 
 
 def divided_gradient(
-    params: PyTree, static: PyTree, images: Array, labels: Array, part: Division
+    params: PyTree,
+    static: PyTree,
+    images: Array,
+    labels: Array,
+    part: Division,
+    key: Key[Array, ""] | None,
 ) -> tuple[Array, Metrics, PyTree, SolveCounts]:
     """The same, each device with its rows of the batch."""
     mask = part.counts()
 
     def loss_fn(params):
         model = part.solving(eqx.combine(params, static))
-        loss_sum, metrics = sums(model, images, labels, mask)
-        return loss_sum / part.samples, metrics
+        loss_sum, penalty, metrics = sums(model, images, labels, mask, key)
+        loss = loss_sum / part.samples
+        if penalty is not None:
+            # A mean over the device's own rows: what is returned is added up over all.
+            loss += penalty / part.num_parts
+        return loss, metrics
 
     # By parameters that vary over the mesh by their type, or JAX would add up each
     # cotangent by itself.

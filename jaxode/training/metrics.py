@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from .._solve.stats import SolveCounts
 
@@ -84,6 +84,7 @@ def loss_and_metrics(
     images: Num[Array, "batch height width 1"],
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Mean softmax cross entropy of one batch, and its metrics.
 
@@ -98,12 +99,17 @@ def loss_and_metrics(
         labels: Class of each image.
         mask: Images that count. The others take part in the batch-joint solve, but in
             neither the mean nor the metrics. Every image counts if `None`.
+        key: For a training step: a model with a method
+            `train_with_stats(images, key) -> (logits, penalty, SolveStats)` is asked
+            for this, and the penalty is added to the loss.
 
     Returns:
-        The mean over the images that count, in nats; and the sums behind it.
+        The mean over the images that count, in nats, with the penalty; and the sums
+        behind the mean.
     """
-    loss_sum, metrics = sums(model, images, labels, mask)
-    return loss_sum / metrics.total.astype(loss_sum.dtype), metrics
+    loss_sum, penalty, metrics = sums(model, images, labels, mask, key)
+    loss = loss_sum / metrics.total.astype(loss_sum.dtype)
+    return loss if penalty is None else loss + penalty, metrics
 
 
 def sums(
@@ -111,9 +117,10 @@ def sums(
     images: Num[Array, "batch height width 1"],
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
-) -> tuple[Float[Array, ""], Metrics]:
-    """`loss_and_metrics`, with the sum of the losses in place of their mean."""
-    logits, counts, succeeded = _classify(model, images)
+    key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""] | None, Metrics]:
+    """`loss_and_metrics`, with the sum of the losses and the penalty, if any, apart."""
+    logits, penalty, counts, succeeded = _classify(model, images, key)
 
     # The sum over the images that count.
     if mask is None:
@@ -133,16 +140,27 @@ def sums(
         batches=jnp.ones((), jnp.int32),
         **counts,
     )
-    return loss_sum, metrics
+    return loss_sum, penalty, metrics
 
 
 def _classify(
-    model: PyTree, images: Num[Array, "batch height width 1"]
-) -> tuple[Float[Array, "batch class"], dict[str, Any], Bool[Array, "*batch"]]:
-    """Logits, what `Metrics` counts of the solve, and whether it succeeded."""
-    if not hasattr(model, "with_stats"):
-        return model(images), {}, jnp.asarray(True)
-    logits, stats = model.with_stats(images)
+    model: PyTree,
+    images: Num[Array, "batch height width 1"],
+    key: Key[Array, ""] | None,
+) -> tuple[
+    Float[Array, "batch class"],
+    Float[Array, ""] | None,
+    dict[str, Any],
+    Bool[Array, "*batch"],
+]:
+    """Logits, penalty, what `Metrics` counts of the solve, and whether it succeeded."""
+    penalty = None
+    if key is not None and hasattr(model, "train_with_stats"):
+        logits, penalty, stats = model.train_with_stats(images, key)
+    elif hasattr(model, "with_stats"):
+        logits, stats = model.with_stats(images)
+    else:
+        return model(images), None, {}, jnp.asarray(True)
     # One number for the batch; one for each image under per-image step control.
     counts = dict(
         # With a dtype: under x64 a sum of int32 is int64 where none is given.
@@ -151,7 +169,7 @@ def _classify(
     )
     if stats.nfe is not None:
         counts["nfe_forward"] = jnp.max(as_count(stats.nfe))
-    return logits, counts, stats.success
+    return logits, penalty, counts, stats.success
 
 
 def add_backward(

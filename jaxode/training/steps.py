@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Num, PyTree
+from jaxtyping import Array, Int, Key, Num, PyTree
 
 from .batches import cropped, draw_corners, draw_shifts, shifted
 from .division import Division, division
@@ -59,6 +59,7 @@ def train_step(
     labels: Int[Array, " batch"],
     *,
     optimiser: optax.GradientTransformation,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on one batch.
 
@@ -71,11 +72,13 @@ def train_step(
         images: One batch, as the model takes it.
         labels: Class of each image.
         optimiser: The transformation that `state` was created with.
+        key: Randomness of the model, for one that is trained otherwise than it is
+            scored (`loss_and_metrics`); without, it is trained as it is scored.
 
     Returns:
         The state after the step, and the metrics of the batch before the update.
     """
-    return _step(state, images, labels, optimiser, None)
+    return _step(state, images, labels, optimiser, None, key)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -131,13 +134,14 @@ def train_steps(
         images, labels = data.batch(index)
         key = jax.random.fold_in(data.key, state.step)
         # Drawn for the whole batch on every device, so that their number does not tell.
-        own = (lambda drawn: drawn) if part is None else (lambda x: part.own(x, 1))
+        own = (lambda drawn: drawn) if part is None else partial(part.own, dim=1)
         if max_shift:
             images = shifted(images, own(draw_shifts(key, samples, max_shift)))
         if crop:
             corners = draw_corners(jax.random.fold_in(key, 1), samples, crop)
             images = cropped(images, own(corners), crop)
-        state, step_metrics = _step(state, images, labels, optimiser, part)
+        own_key = jax.random.fold_in(key, 2)
+        state, step_metrics = _step(state, images, labels, optimiser, part, own_key)
         return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)
 
     def run(data, arrays, metrics):
@@ -166,12 +170,13 @@ def _step(
     labels: Array,
     optimiser: optax.GradientTransformation,
     part: Division | None,
+    key: Key[Array, ""] | None,
 ) -> tuple[TrainState, Metrics]:
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
     if part is None:
-        found = gradient(params, static, images, labels)
+        found = gradient(params, static, images, labels, key)
     else:
-        found = divided_gradient(params, static, images, labels, part)
+        found = divided_gradient(params, static, images, labels, part, key)
     loss, metrics, grads, backward = found
     # Optax's schedules mix int32 with Python floats, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):

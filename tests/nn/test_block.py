@@ -267,7 +267,7 @@ def test_bad_settings_are_refused_before_any_call(settings, message):
 
 
 def test_unknown_setting_is_refused_with_the_list():
-    message = "setting 'rtoll'; choose from t1, per_sample, solver, .*rtol"
+    message = "setting 'rtoll'; choose from t1, learn_t1, per_sample, solver, .*rtol"
     with pytest.raises(ValueError, match=message):
         ODEBlock(two_speeds).with_solve(rtoll=1e-3)
     with pytest.raises(ValueError, match=message):

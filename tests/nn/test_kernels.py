@@ -1,12 +1,13 @@
 """The fast forms against their plain twins: values, every gradient, and odd uses."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compiled_for_users, some_slow
+from helpers import compiled_for_users, quick_jit, some_slow
 from jax import lax
 
 from jaxode._jax_versions import enable_x64
@@ -400,3 +401,50 @@ def test_unit_traces_once_for_each_shape():
     first = count
     assert jax.jit(lambda x: raised(x, power=2) + 1)(jnp.asarray(3.0)) == 10
     assert count == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "groups"), [(6, 6), (64, 32)])
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_norm_conv_is_its_plain_parts(channels, groups, activation, getkey):
+    y = jax.random.normal(getkey(), (4, channels, 6, 5))
+    weight = jax.random.normal(getkey(), (channels, channels, 3, 3)) / channels
+    affine: Any = [jax.random.normal(getkey(), (channels,)) for _ in range(4)]
+    activate, _ = kernels.activation_pair(activation)
+
+    def plain(y, weight, affine: Any):
+        x = activate(kernels.group_norm_plain(y, affine[0], affine[1], groups))
+        z = kernels.conv_plain(x, weight, None, "SAME")
+        return kernels.group_norm_plain(z, affine[2], affine[3], groups)
+
+    def fast(y, weight, affine: Any):
+        rows = batch_last(y).reshape(channels, 6, -1)
+        settings = dict(batch=4, groups=groups)
+        z = kernels.norm_conv(
+            rows, weight, *affine[:2], activation=activation, **settings
+        )
+        out = kernels.group_norm(z, *affine[2:], **settings)
+        return batch_first(out.reshape(channels, 6, 5, 4))
+
+    cotangent = jax.random.normal(getkey(), y.shape)
+
+    def pulled_back(f):
+        value, pull_back = jax.vjp(f, y, weight, affine)
+        return jax.tree.leaves((value, pull_back(cotangent)))
+
+    found, expected = quick_jit(lambda: (pulled_back(fast), pulled_back(plain)))()
+    for one, other in zip(found, expected, strict=True):
+        scale = np.max(np.abs(other))
+        # Observed 1e-6: rounding.
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(26, 26), (13, 13), (6, 9)])
+def test_strided_conv_is_every_second_pixel_of_a_convolution(size, getkey):
+    x = jax.random.normal(getkey(), (3, 2, *size))
+    weight = jax.random.normal(getkey(), (5, 2, 4, 4))
+    expected = kernels.conv_plain(x, weight, None, 1, stride=2)
+    found = batch_first(kernels.strided_conv(batch_last(x), weight))
+    # Observed 4e-6: rounding.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

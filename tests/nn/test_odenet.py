@@ -180,6 +180,7 @@ def test_wide_model_agrees_with_its_plain_twin(getkey):
     )
 
 
+@pytest.mark.slow
 def test_image_does_not_depend_on_its_batch_mates_per_sample(getkey):
     model = ODENet(2, key=getkey(), per_sample=True)
     images = draw_images(4)
@@ -217,6 +218,7 @@ def test_unfinished_solve_is_reported_and_not_raised(getkey):
     assert bool(jnp.isfinite(logits).all())
 
 
+@pytest.mark.slow
 def test_tied_residual_blocks_are_eulers_method(x64, getkey):
     # The two posts' central remark, values and gradients alike.
     key = getkey()
@@ -256,7 +258,7 @@ def test_untied_blocks_are_applied_in_order(x64, getkey):
 
 def test_untied_blocks_start_from_different_weights(getkey):
     field = ResidualNet(2, key=getkey(), num_blocks=2, tied=False).field
-    assert field is not None
+    assert isinstance(field, ConvField)
     assert not np.any(np.equal(*field.conv.weight))
 
 
@@ -314,5 +316,7 @@ def test_network_is_a_layer_that_returns_logits(getkey, kind):
 
 
 def test_unknown_argument_is_refused_with_the_list(getkey):
-    with pytest.raises(ValueError, match="'rtoll'; choose from t1, per_sample, solver"):
+    with pytest.raises(
+        ValueError, match="'rtoll'; choose from t1, learn_t1, per_sample, solver"
+    ):
         ODENet(2, key=getkey(), rtoll=0.1)

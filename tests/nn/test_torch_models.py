@@ -6,6 +6,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ KINDS = {
     "paper": PaperNet,
     "paper-residual": PaperResidualNet,
 }
-STEPS = dict(solver=RK38(), rtol=None, atol=None, dt0=cases.STEP)
+STEPS: dict[str, Any] = dict(solver=RK38(), rtol=None, atol=None, dt0=cases.STEP)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,9 @@ def test_logits_and_all_gradients_are_torchs_after_training(stored, name, plain)
 
 @pytest.mark.parametrize("kind", KINDS.values())
 def test_weights_come_back_as_they_went(kind, getkey):
-    untied = {} if kind in (ODENet, PaperNet) else dict(num_blocks=3, tied=False)
+    untied: dict[str, Any] = (
+        {} if kind in (ODENet, PaperNet) else dict(num_blocks=3, tied=False)
+    )
     model = kind(2, key=getkey(), **untied)
     assert jax.tree.all(
         jax.tree.map(np.array_equal, from_torch(to_torch(model)), model)
@@ -87,7 +90,8 @@ def test_weights_come_back_as_they_went(kind, getkey):
 def test_tied_blocks_come_back_with_their_number(kind, getkey):
     model = kind(2, key=getkey(), num_blocks=4, tied=True)
     again = from_torch(to_torch(model), num_blocks=4)
-    assert (type(again), again.num_blocks) == (kind, 4)
+    assert type(again) is kind
+    assert getattr(again, "num_blocks", None) == 4
     assert jax.tree.all(jax.tree.map(np.array_equal, again, model))
 
 

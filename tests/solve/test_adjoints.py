@@ -196,6 +196,7 @@ def test_gradient_error_falls_in_proportion_to_the_tolerance(x64, adjoint):
     assert 0.85 < slope(TOLERANCES, errors) < 1.15
 
 
+@pytest.mark.slow
 def test_backsolve_approaches_checkpoint_as_the_tolerance_shrinks(x64):
     backsolve, checkpoint = solver_of("backsolve"), solver_of("checkpoint")
     differences = [

@@ -76,7 +76,7 @@ def exact_logistic_hit(field, event, y0, ts, args):
     return t, at(t), jax.vmap(at)(jnp.where(mask, ts, t)), mask
 
 
-@each_adjoint("discrete", "backsolve")
+@each_adjoint("discrete")
 @pytest.mark.parametrize("reverse", some_slow([False, True], False))
 def test_event_is_exact_and_so_is_every_gradient(x64, adjoint, reverse):
     """Read-outs after the event hold its state, gradient and all (diffrax 729)."""

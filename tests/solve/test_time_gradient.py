@@ -9,6 +9,7 @@ import pytest
 from helpers import (
     Counting,
     Counts,
+    counts_every_call,
     each_adjoint,
     quick_jit,
     relative_error,
@@ -39,6 +40,7 @@ def test_gradients_of_the_times_equal_finite_differences(x64):
     assert relative_error(actual, expected) < 1e-5
 
 
+@counts_every_call
 @each_adjoint("backsolve")
 def test_field_is_called_once_for_each_time_that_is_differentiated(adjoint):
     counts = Counts()

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,15 +18,15 @@ from jaxode._solve.odeint import odeint
 from jaxode._solve.probes import value_and_grad_with_stats
 from jaxode._solve.stats import SolveStats
 from jaxode.training.batches import epoch_order
+from jaxode.training.evaluation import evaluate
 from jaxode.training.metrics import Metrics
 from jaxode.training.steps import (
-    evaluate,
     MAX_SKIPPED_IN_A_ROW,
     train_step,
     train_steps,
-    TrainData,
     TrainState,
 )
+from jaxode.training.train_data import TrainData
 
 
 class Linear(eqx.Module):
@@ -197,7 +198,7 @@ def test_step_is_skipped_where_only_the_count_tells_of_a_failed_backward_solve(
 
         return call
 
-    monkeypatch.setattr("jaxode.training.steps.value_and_grad_with_stats", failing)
+    monkeypatch.setattr("jaxode.training.gradient.value_and_grad_with_stats", failing)
     # An optimiser of its own, so that the step is traced here.
     optimiser = optax.sgd(0.25)
     start = make_state(optimiser)
@@ -267,19 +268,18 @@ def test_cutting_an_epoch_changes_no_bit(cuts):
 
 
 @pytest.mark.parametrize("augmentation", ["max_shift", "crop"])
-def test_augmentation_is_decided_by_the_step(augmentation):
+def test_augmentation_is_decided_by_the_step(augmentation: Any):
     images, labels = make_data(10)
     order = jnp.zeros((2, 10), jnp.int32) + jnp.arange(10, dtype=jnp.int32)[None]
     # The same batch and, at a learning rate of zero, the same weights at both steps.
     still = optax.sgd(0.0)
     data = TrainData(images, labels, order, rows(0, 1), jax.random.key(2))
+    moved: dict[str, Any] = {augmentation: 2}
     losses = []
     for step in (0, 1, 1):
         state = make_state(still)
         state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
-        _, metrics = train_steps(
-            data, state, Metrics.zeros(), optimiser=still, **{augmentation: 2}
-        )
+        _, metrics = train_steps(data, state, Metrics.zeros(), optimiser=still, **moved)
         losses.append(float(metrics.loss_sum))
     assert losses[0] != losses[1] == losses[2]
 

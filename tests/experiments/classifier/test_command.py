@@ -171,6 +171,14 @@ BAD = [
         ["--model", "rknet", "--fixed-steps", "--dt0", "0.1"],
         "--dt0 0.1 means nothing to --model rknet: it is for --model odenet and paper.",
     ),
+    (["--zero-init"], "--zero-init means nothing to --model odenet: it is for --model"),
+    (["--steer", "1"], "--steer must be below --t1 (1.0); got 1.0."),
+    (["--t1", "0"], "--t1 must be above 0; got 0.0."),
+    (["--kinetic", "-1"], "--kinetic must not be negative; got -1.0."),
+    (
+        ["--augment", "30"],
+        "--augment and --channels 6 together must be at most 32 or a multiple of 32;",
+    ),
     (
         ["--schedule", "drops", "--decay-epochs", "0"],
         "--schedule drops needs the epochs that its parts are parts of: add --decay-ep",

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from runs import arrays, content, metrics, numbers, TINY, train
 
@@ -215,9 +216,23 @@ def test_weights_are_scored_as_the_run_they_are_from(whole, tmp_path, getkey):
     path = tmp_path / "weights.safetensors"
     writer.save_file(jaxode.nn.to_torch(model), path)
     dataset = jaxode.datasets.load("digits")
-    scored = jaxode.training.evaluate(model, *dataset.test, batch_size=360)
+    images, labels = map(jnp.asarray, dataset.test)
+    scored = jaxode.training.evaluate(model, images, labels, batch_size=360)
     printed = train("evaluate", path, "--dataset", "digits", "--quiet")
     assert f"({int(scored.correct)}/360)" in printed
+
+
+def test_table_puts_runs_side_by_side(whole, parts, tmp_path):
+    folder = tmp_path / "table"
+    rows = mnist.main(["table", str(whole[0]), str(parts), "--out", str(folder)])
+    last = metrics(whole[0])[-1]
+    assert [row["run"] for row in rows] == ["whole", "parts"]
+    assert rows[0]["accuracy"] == rows[1]["accuracy"] == last["test_accuracy"]
+    assert rows[0]["bytes"] == last["temporary_bytes"] > 0
+    assert content(folder)["table.png"].startswith(b"\x89PNG")
+    lines = content(folder)["table.csv"].decode().splitlines()
+    assert lines[0].startswith("run,model,dataset,runs,epochs,parameters,accuracy,")
+    assert lines[1].startswith('whole,"odenet, heun, rtol 0.1, atol 0.1",digits,1,2,')
 
 
 def test_updates_that_fail_stop_the_run(tmp_path, capsys):

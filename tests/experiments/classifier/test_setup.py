@@ -9,7 +9,8 @@ import pytest
 
 import jaxode
 from classifier.config import Config
-from classifier.data import batch_sharding, split_data
+from classifier.data import split_data
+from classifier.devices import batch_sharding
 from classifier.setup import learning_rate
 from console.command_line import InputError
 
@@ -57,4 +58,9 @@ def test_learning_rate_rises_and_comes_down_whatever_the_epochs():
 
 def test_one_device_is_not_sharded():
     assert jax.device_count() == 1
-    assert batch_sharding(Config(), 100) is None
+    assert batch_sharding(Config()) is None
+
+
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(InputError, match="--devices 3: this process has 1 .*count=3"):
+        batch_sharding(Config(devices=3))
