@@ -1,6 +1,7 @@
 """Runs on several devices and in several processes, simulated and over loopback."""
 
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -69,11 +70,15 @@ def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
                 break
         started[1].kill()
         killed = time.monotonic()
-        assert started[0].wait(60) == 2
+        code = started[0].wait(60)
         # Observed under 1 s: it was about to add something up with the other one.
         assert time.monotonic() - killed < 60
         said = started[0].stderr.read()
-    assert "another process has ended" in said and "--resume" in said
+    # JAX ends it itself where it is the first to see (with jax 0.12, on a busy machine).
+    if code == -signal.SIGABRT:
+        assert "distributed service" in said
+    else:
+        assert code == 2 and "another process has ended" in said and "--resume" in said
     assert len(metrics(tmp_path / "run")) >= 2
 
 
