@@ -74,7 +74,7 @@ def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
         # Observed under 1 s: it was about to add something up with the other one.
         assert time.monotonic() - killed < 60
         said = started[0].stderr.read()
-    # JAX ends it itself where it is the first to see (with jax 0.12, on a busy machine).
+    # JAX ends it itself where it is the first to see (jax 0.12, on a busy machine).
     if code == -signal.SIGABRT:
         assert "distributed service" in said
     else:
