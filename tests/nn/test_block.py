@@ -127,6 +127,7 @@ def test_sample_does_not_depend_on_its_batch_mates_per_sample():
     np.testing.assert_allclose(alone[0], in_company[0], rtol=5e-6)
 
 
+@pytest.mark.slow
 def test_statistics_are_each_samples_own_per_sample():
     block = ODEBlock(two_speeds, rtol=1e-3, atol=1e-3, per_sample=True)
     rates = (0.5, 30.0, 5.0)
@@ -146,6 +147,7 @@ def test_every_statistic_has_a_batch_axis_per_sample():
     assert {leaf.shape for leaf in jax.tree.leaves(solution.ys)} == {(2, 3)}
 
 
+@pytest.mark.slow
 @each_adjoint("backsolve")
 def test_gradient_per_sample_is_the_sum_of_single_samples(x64, getkey, adjoint):
     field = Mixing(jax.random.normal(getkey(), (4, 4)))

@@ -96,6 +96,7 @@ def test_grey_levels_become_minus_one_to_one():
     np.testing.assert_allclose(prepare_images(images), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_double_precision_images_give_single_precision_logits(x64, getkey):
     model = ODENet(2, key=getkey())
     model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model)
@@ -170,6 +171,7 @@ def test_plain_is_plain_everywhere(getkey, plain):
     assert ("platform_index" in program) is not plain
 
 
+@pytest.mark.slow
 def test_wide_model_agrees_with_its_plain_twin(getkey):
     # Past the width up to which convolutions are written out.
     key = getkey()

@@ -116,6 +116,7 @@ def test_time_gradients_match_closed_form(x64, adjoint, reverse):
     assert relative_error(actual, expected) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 @each_adjoint("discrete")
 def test_single_precision_matches_closed_form(x64, adjoint, problem):

@@ -150,6 +150,7 @@ def digits_loss(adjoint: str) -> Any:
     return quick_jit(jax.value_and_grad(loss))
 
 
+@pytest.mark.slow
 @each_adjoint("discrete")
 def test_gradients_of_the_convolution_field_are_finite_differences(
     x64, adjoint, digits

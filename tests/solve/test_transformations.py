@@ -66,6 +66,7 @@ NESTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", some_slow(NESTED, "discrete"))
 def test_solve_may_be_a_field_of_another(x64, outer):
     """dy/dt = -w(1) y, where w(1) = exp(rate) comes from solving dw/ds = rate w."""
