@@ -34,13 +34,13 @@ def test_ctrl_c_ends_within_compilation(run):
 @pytest.mark.slow
 def test_signals_save_the_middle_of_an_epoch_and_resume_to_the_same_bits(run):
     # One image a step: an epoch of 1,437 is many calls of half a second or less.
-    options = [*TINY, "--train-size", 1437, "--batch-size", 1, "--epochs", 2]
+    options = [*TINY, "--train-size", 1437, "--batch-size", 1, "--epochs", 5]
     run(*options, "--out", "whole")
     arguments, parts = (*options, "--out", "signalled"), []
     for how in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         # One that comes before the first step has nothing to save, and ends at once.
         errors = ""
-        for delay in (0.1, 0.3, 1.0):
+        for delay in (0.1, 0.2, 0.4):
             found, errors = run.interrupt(
                 *arguments, after_line="compiled", delay=delay, how=how
             )
