@@ -52,7 +52,8 @@ def test_signals_save_the_middle_of_an_epoch_and_resume_to_the_same_bits(run):
         assert first.startswith("Stopping once the running steps are saved")
         assert last.endswith("mnist.py --resume signalled")
         parts.append(header(run.folder / "signalled")["part"])
-    rows = [(part["epoch"], part["row"]) for part in parts]
+    # There is no part where a signal comes as an epoch ends.
+    rows = [(part["epoch"], part["row"]) for part in parts if part is not None]
     assert rows == sorted(set(rows)) and any(0 < row < 1437 for _, row in rows)
     run("--resume", "signalled")
     assert arrays(run.folder / "signalled") == arrays(run.folder / "whole")
