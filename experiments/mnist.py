@@ -45,13 +45,14 @@ def train(config: "Config") -> dict[str, Any]:
     from classifier.loop import RunStopped, Trainer
     from classifier.run import Run
     from classifier.setup import build_model, build_optimiser
+    from console.precision import enable_x64
     from console.signals import saving_first
     from jaxode.training import TrainState
 
     with (
         Run.open(config) as run,
         jax.default_matmul_precision(config.precision),
-        jax.enable_x64(run.x64),
+        enable_x64(run.x64),
     ):
         data = Data.of(config, run.load_data())
         model = build_model(config)

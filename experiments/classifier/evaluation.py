@@ -21,6 +21,7 @@ from classifier.networks import config_of, Network, solve_settings
 from classifier.records import score, sums_on_host, test_record, what_failed
 from classifier.run_folder import read_run
 from console.command_line import InputError
+from console.precision import enable_x64
 from console.progress import number, Reporter
 from console.provenance import describe_devices, uses_x64, x64_is_on
 
@@ -69,7 +70,7 @@ def evaluate(asked: EvaluateConfig) -> dict[str, Any]:
     require_same(dataset, trained.about, asked.run)
     precision = jax.default_matmul_precision(config.precision)
     x64 = x64_is_on() if is_file else uses_x64(trained.about)
-    with precision, jax.enable_x64(x64):
+    with precision, enable_x64(x64):
         record = _score(config, trained, dataset, reporter)
     reporter.result(
         f"{dataset.name}: {score(record)}  loss {number(record['test_loss'])}  "
