@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
 from jax.extend.core import Jaxpr, Literal
@@ -45,46 +45,23 @@ def _mark_jvp(primals, tangents):
 
 
 class CallCounter:
-    """A function that also says how many marked calls it made.
+    """A function that also says how many marked calls it made; not to differentiate.
 
     Attributes:
         is_exact: Whether the program can be run so.
     """
 
-    def __init__(
-        self, function: Callable[[PyTree[Array]], PyTree[Array]], inputs: PyTree[Array]
-    ):
-        """Traces the function.
-
-        Args:
-            function: Closes over nothing that is differentiated.
-            inputs: Arrays like those that it will be called with.
-        """
-        self.function = function
-        self.program, shape = jax.make_jaxpr(function, return_shape=True)(inputs)
-        self.treedef = jax.tree.structure(shape)
+    def __init__(self, function: Callable[..., PyTree], *inputs: PyTree):
+        """Traces the function, with inputs like those that it will be called with."""
+        self.program, arrays, self.rest = eqx.filter_make_jaxpr(function)(*inputs)
+        self.treedef = jax.tree.structure(arrays)
         self.is_exact = _is_countable(self.program.jaxpr)
 
-    def __call__(self, inputs: PyTree[Array]) -> tuple[PyTree[Array], Int[Array, ""]]:
-        """What the function returns, and the number; derivatives are the function's."""
-        return self._run(inputs)
-
-    @property
-    def _run(self) -> Callable[..., Any]:
-        @jax.custom_jvp
-        def run(inputs):
-            given = [*self.program.consts, *jax.tree.leaves(inputs)]
-            results, calls = _run(self.program.jaxpr, given, jnp.zeros((), jnp.int32))
-            return jax.tree.unflatten(self.treedef, results), calls
-
-        @run.defjvp
-        def _(primals, tangents):
-            out, calls = run(*primals)
-            _, along = jax.jvp(self.function, primals, tangents)
-            none: Any = np.zeros((), jax.dtypes.float0)
-            return (out, calls), (along, none)
-
-        return run
+    def __call__(self, *inputs: PyTree) -> tuple[PyTree, Int[Array, ""]]:
+        """What the function returns, and the number."""
+        given = jax.tree.leaves(eqx.filter(inputs, eqx.is_array))
+        results, calls = _run_closed(self.program, given, jnp.zeros((), jnp.int32))
+        return eqx.combine(jax.tree.unflatten(self.treedef, results), self.rest), calls
 
 
 def _run(
@@ -100,23 +77,21 @@ def _run(
         return known[x]
 
     for operation in _needed(program):
+        given = [read(x) for x in operation.invars]
         if _makes_calls(operation):
-            given = [read(x) for x in operation.invars]
             results, calls = _run_parts(operation, given, calls)
-            known.update(zip(operation.outvars, results, strict=True))
         else:
             calls = calls + 1 if _is_marked(operation) else calls
-            names = [x for x in operation.invars if not isinstance(x, Literal)]
-            names = list(dict.fromkeys(names))
-            alone = program.replace(
+            # Alone, since how an operation is bound differs between versions of JAX.
+            one = program.replace(
                 constvars=[],
-                invars=names,
+                invars=[x for x in operation.invars if not isinstance(x, Literal)],
                 outvars=operation.outvars,
                 eqns=[operation],
                 effects=operation.effects,
             )
-            results = eval_jaxpr(alone, (), *[known[x] for x in names])
-            known.update(zip(operation.outvars, results, strict=True))
+            results = eval_jaxpr(one, (), *[known[x] for x in one.invars])
+        known.update(zip(operation.outvars, results, strict=True))
     return [read(x) for x in program.outvars], calls
 
 
@@ -136,16 +111,12 @@ def _run_parts(
         turn = lambda c: _run_closed(how["body_jaxpr"], [*of_turns, *c[0]], c[1])
         return lax.while_loop(ask, turn, (start, calls))
     if name == "scan":
-        turns, num_fixed, num_carried = (
-            how["jaxpr"],
-            how["num_consts"],
-            how["num_carry"],
-        )
+        num_fixed, num_carried = how["num_consts"], how["num_carry"]
         fixed, carried = given[:num_fixed], given[num_fixed:][:num_carried]
 
         def step(carry, x):
-            inputs = [*turns.consts, *fixed, *carry[0], *x]
-            results, calls = _run(turns.jaxpr, inputs, carry[1])
+            given = [*fixed, *carry[0], *x]
+            results, calls = _run_closed(how["jaxpr"], given, carry[1])
             return (results[:num_carried], calls), results[num_carried:]
 
         (carried, calls), rest = lax.scan(

@@ -21,24 +21,19 @@ def with_counter(setup: Setup, state: State) -> tuple[Setup, State]:
         state: At the first time.
     """
     none = jnp.zeros((), jnp.int32)
-    if forward_calls(setup.solver, none, none, none, none) is not None:
+    known = forward_calls(setup.solver, none, none, none, none) is not None
+    if known or setup.differentiable:
         return setup, state
-    inputs, rest = eqx.partition(_inputs(setup, state), eqx.is_array)
-    static = []
 
-    def step(inputs):
-        solver, term, *others = eqx.combine(inputs, rest)
-        term = diffrax.ODETerm(marked(term.vector_field))
-        arrays, other = eqx.partition(solver.step(term, *others), eqx.is_array)
-        static[:] = [other]
-        return arrays
+    def step(solver, term, *inputs):
+        return solver.step(diffrax.ODETerm(marked(term.vector_field)), *inputs)
 
-    counter = CallCounter(step, inputs)
+    counter = CallCounter(step, *_inputs(setup, state))
     if not counter.is_exact:
         return setup, state
     calls = state.num_steps * 0
     state = eqx.tree_at(lambda s: s.calls, state, calls, is_leaf=lambda x: x is None)
-    return setup._replace(counter=(counter, static)), state
+    return setup._replace(counter=counter), state
 
 
 def take_step(setup: Setup, state: State) -> tuple[Any, Int[Array, ""] | None]:
@@ -51,9 +46,7 @@ def take_step(setup: Setup, state: State) -> tuple[Any, Int[Array, ""] | None]:
     solver, *inputs = _inputs(setup, state)
     if setup.counter is None:
         return solver.step(*inputs), None
-    counter, static = setup.counter
-    arrays, calls = counter(eqx.filter((solver, *inputs), eqx.is_array))
-    return eqx.combine(arrays, static[0]), calls
+    return setup.counter(solver, *inputs)
 
 
 def _inputs(setup: Setup, state: State) -> tuple[Any, ...]:
