@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 import equinox as eqx
 from jaxtyping import Array, Key, PyTree
 
+from .._solve.closures import VectorField
 from . import kernels
 from .layers import batch_first, batch_last, Conv, is_fast, Norm
 from .shapes import MergedState, State
@@ -98,15 +99,7 @@ class ConvField(eqx.Module):
         """
         if not self.is_fast:
             return SolveForm(self, lambda y: y, lambda y: y)
-        batch, channels, height, width = y0.shape
-
-        def pack(y):
-            return batch_last(y).reshape(channels, height, width * batch)
-
-        def unpack(rows):
-            return batch_first(rows.reshape(channels, height, width, batch))
-
-        return SolveForm(MergedField(self, batch), pack, unpack)
+        return merged_form(MergedField(self, len(y0)), y0)
 
 
 class MergedField(eqx.Module):
@@ -135,6 +128,19 @@ class MergedField(eqx.Module):
             activation=self.field.activation,
         )
         return out.reshape(y.shape)
+
+
+def merged_form(field: VectorField, y0: State) -> SolveForm:
+    """The form in which a field on `MergedState` is integrated from `y0`."""
+    batch, channels, height, width = y0.shape
+
+    def pack(y: State) -> MergedState:
+        return batch_last(y).reshape(channels, height, width * batch)
+
+    def unpack(rows: MergedState) -> State:
+        return batch_first(rows.reshape(channels, height, width, batch))
+
+    return SolveForm(field, pack, unpack)
 
 
 def group_count(channels: int) -> int:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import kernels
-from .field import Activation, group_count
-from .layers import batch_first, batch_last, is_fast, Norm
+from .field import Activation, group_count, merged_form
+from .layers import is_fast, Norm
 from .shapes import MergedState, State
 from .solve_form import SolveForm
 
@@ -125,17 +125,9 @@ class LayeredField(eqx.Module):
 
     def solve_form(self, y0: State) -> SolveForm:
         """How to integrate the field from `y0`: as in `ConvField`."""
-        batch, channels, height, width = y0.shape
-        if not is_fast(channels, self.plain):
+        if not is_fast(y0.shape[1], self.plain):
             return SolveForm(self, lambda y: y, lambda y: y)
-
-        def pack(y: State) -> MergedState:
-            return batch_last(y).reshape(channels, height, width * batch)
-
-        def unpack(rows: MergedState) -> State:
-            return batch_first(rows.reshape(channels, height, width, batch))
-
-        return SolveForm(MergedLayeredField(self, batch), pack, unpack)
+        return merged_form(MergedLayeredField(self, len(y0)), y0)
 
 
 class MergedLayeredField(eqx.Module):

@@ -63,12 +63,10 @@ def shifted(
     images: Num[Array, "batch height width 1"], shifts: Int[Array, "2 batch 1"]
 ) -> Num[Array, "batch height width 1"]:
     """Moves each image; edges are repeated."""
-    batch, height, width, _ = images.shape
+    height, width = images.shape[1:3]
     rows = jnp.clip(jnp.arange(height)[None] + shifts[0], 0, height - 1)
     columns = jnp.clip(jnp.arange(width)[None] + shifts[1], 0, width - 1)
-    return images[
-        jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
+    return _at(images, rows, columns)
 
 
 def random_crop(
@@ -86,25 +84,25 @@ def random_crop(
     Returns:
         The images, moved by up to `padding` pixels each way.
     """
-    return cropped(images, draw_corners(key, len(images), padding), padding)
-
-
-def draw_corners(
-    key: Key[Array, ""], batch: int, padding: int
-) -> Int[Array, "2 batch 1"]:
-    """Where each image of a batch is cut out, from above and from the left."""
-    return jax.random.randint(key, (2, batch, 1), 0, 2 * padding + 1)
+    return cropped(images, draw_shifts(key, len(images), padding), padding)
 
 
 def cropped(
     images: Num[Array, "batch height width 1"],
-    corners: Int[Array, "2 batch 1"],
+    shifts: Int[Array, "2 batch 1"],
     padding: int,
 ) -> Num[Array, "batch height width 1"]:
-    """Puts zeros around each image and cuts one of its size out of that."""
-    batch, height, width, _ = images.shape
+    """Moves each image by up to `padding` pixels; zeros come in from the sides."""
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    rows = jnp.arange(height)[None] + corners[0]
-    columns = jnp.arange(width)[None] + corners[1]
-    at = jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]
-    return jnp.pad(images, sides)[at]
+    rows = jnp.arange(images.shape[1])[None] + padding + shifts[0]
+    columns = jnp.arange(images.shape[2])[None] + padding + shifts[1]
+    return _at(jnp.pad(images, sides), rows, columns)
+
+
+def _at(
+    images: Num[Array, "batch in_height in_width 1"],
+    rows: Int[Array, "batch height"],
+    columns: Int[Array, "batch width"],
+) -> Num[Array, "batch height width 1"]:
+    each = jnp.arange(len(images))[:, None, None]
+    return images[each, rows[:, :, None], columns[:, None, :]]

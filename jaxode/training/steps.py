@@ -15,7 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, Num, PyTree
 
-from .batches import cropped, draw_corners, draw_shifts, shifted
+from .batches import cropped, draw_shifts, shifted
 from .division import Division, division
 from .gradient import divided_gradient, gradient
 from .metrics import add_backward, Metrics
@@ -138,8 +138,8 @@ def train_steps(
         if max_shift:
             images = shifted(images, own(draw_shifts(key, samples, max_shift)))
         if crop:
-            corners = draw_corners(jax.random.fold_in(key, 1), samples, crop)
-            images = cropped(images, own(corners), crop)
+            shifts = draw_shifts(jax.random.fold_in(key, 1), samples, crop)
+            images = cropped(images, own(shifts), crop)
         own_key = jax.random.fold_in(key, 2)
         state, step_metrics = _step(state, images, labels, optimiser, part, own_key)
         return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)

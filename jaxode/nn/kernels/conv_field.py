@@ -16,15 +16,15 @@ from .group_norm import (
     cotangent_sums,
     input_cotangent,
     linear_map,
+    Merged,
     moments,
     normalise,
     parameter_cotangents,
+    PerChannel,
 )
 from .norm_conv import padded_input, through_activation
 
 
-PerChannel: TypeAlias = Float[Array, " channel"]
-Merged: TypeAlias = Float[Array, "channel height row"]
 # Weight, bias, scale, offset.
 Params: TypeAlias = tuple[
     Float[Array, "channel channel 3 3"], PerChannel, PerChannel, PerChannel

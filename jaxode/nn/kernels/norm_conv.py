@@ -18,14 +18,14 @@ from .group_norm import (
     cotangent_sums,
     input_cotangent,
     linear_map,
+    Merged,
     moments,
     normalise,
     parameter_cotangents,
+    PerChannel,
 )
 
 
-Merged: TypeAlias = Float[Array, "channel height row"]
-PerChannel: TypeAlias = Float[Array, " channel"]
 # Scale and offset.
 Affine: TypeAlias = tuple[PerChannel, PerChannel]
 

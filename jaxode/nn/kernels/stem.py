@@ -15,14 +15,14 @@ from .group_norm import (
     cotangent_sums,
     input_cotangent,
     linear_map,
+    Merged,
     moments,
     normalise,
     parameter_cotangents,
+    PerChannel,
 )
 
 
-PerChannel: TypeAlias = Float[Array, " channel"]
-Merged: TypeAlias = Float[Array, "channel height row"]
 MergedImages: TypeAlias = Float[Array, "1 in_height in_row"]
 # Weight, bias, scale, offset.
 Params: TypeAlias = tuple[

