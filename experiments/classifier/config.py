@@ -130,6 +130,9 @@ class Config:
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
     """Steps after which a solve has failed. direct takes time in proportion."""
+    stream: bool = False
+    """Read training images from the disk, ahead of their use, and keep few of them in
+    memory. Changes no number. Needs the extra stream."""
     train_size: int | None = None
     """Train on the first so many images only."""
     holdout: int = 0
@@ -272,7 +275,7 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 
 ADDED = tuple(
     "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
-    "kinetic jacobian steer step_control".split()
+    "kinetic jacobian steer step_control stream".split()
 )
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
@@ -298,5 +301,5 @@ ONE_CALL = (
 )
 """Settings of one call only, which are not stored."""
 
-NOT_COMPARED = ("data_dir", "epochs", *ONE_CALL)
+NOT_COMPARED = ("data_dir", "epochs", "stream", *ONE_CALL)
 """Settings that do not decide the numbers, so that a resumed run may change them."""

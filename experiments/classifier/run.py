@@ -130,20 +130,24 @@ class Run:
         """Numbers of the epochs that are still to be trained, or to be scored."""
         return range(len(self.history) + 1, self.config.epochs + 1)
 
-    def load_data(self) -> jaxode.datasets.Dataset:
-        """All images of the data set.
+    def load_data(self) -> jaxode.datasets.Dataset | jaxode.datasets.RecordSet:
+        """All images of the data set, or what they are read from.
 
         Raises:
             InputError: if they are not those of the run.
             jaxode.datasets.DataError: if they cannot be had.
         """
-        dataset = jaxode.datasets.load(
+        datasets = jaxode.datasets
+        dataset = (datasets.load_records if self.config.stream else datasets.load)(
             self.about["dataset"],
             data_dir=self.config.data_dir,
             on_notice=self.reporter.notice,
         )
-        sha256 = require_same(dataset, self.about, self.folder.path)
-        self.about |= {"dataset": dataset.name, "data_sha256": sha256}
+        self.about |= {"dataset": dataset.name}
+        if is_first() or not self.config.stream:
+            # Whoever streams reads all of it for this; the others read their parts.
+            sha256 = require_same(dataset, self.about, self.folder.path)
+            self.about |= {"data_sha256": sha256}
         return dataset
 
     def begin(self, data: Data, state: TrainState) -> TrainState:
