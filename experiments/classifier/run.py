@@ -25,6 +25,7 @@ from classifier.processes import as_any, is_first
 from classifier.records import epoch_line, Part, score, what_failed
 from classifier.run_folder import read_run, RunFolder, stored_settings
 from classifier.setup import count_parameters
+from classifier.streaming import load_records
 from console.command_line import InputError
 from console.files import (
     keep_previous,
@@ -137,8 +138,7 @@ class Run:
             InputError: if they are not those of the run.
             jaxode.datasets.DataError: if they cannot be had.
         """
-        datasets = jaxode.datasets
-        dataset = (datasets.load_records if self.config.stream else datasets.load)(
+        dataset = (load_records if self.config.stream else jaxode.datasets.load)(
             self.about["dataset"],
             data_dir=self.config.data_dir,
             on_notice=self.reporter.notice,

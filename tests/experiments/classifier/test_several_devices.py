@@ -13,6 +13,7 @@ import jax
 import pytest
 from runs import metrics, Runner, TINY
 
+import mnist
 from classifier.checks import check
 from classifier.config import Config
 from console.command_line import InputError
@@ -83,16 +84,20 @@ def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
 
 
 @contextmanager
-def processes(folder: Path, *options: object) -> Iterator[list[Any]]:
-    """Two processes of one run over loopback; whatever is left of them is killed."""
+def processes(
+    folder: Path, *options: object, count: int = 2, script: str = mnist.__file__
+) -> Iterator[list[Any]]:
+    """Processes of one run over loopback; whatever is left of them is killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     # One thread each, and one device.
     run = Runner(folder, XLA_FLAGS="--xla_force_host_platform_device_count=1")
-    together = ["--distributed", "--coordinator-address", address, "--num-processes", 2]
+    together = ["--distributed", "--coordinator-address", address]
+    together += ["--num-processes", str(count)]
     started = [
-        run.start(*options, *together, "--process-id", number) for number in range(2)
+        run.start(*options, *together, "--process-id", number, script=script)
+        for number in range(count)
     ]
     try:
         yield started
