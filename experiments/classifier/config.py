@@ -73,6 +73,9 @@ class Config:
     """Passes over the training set."""
     batch_size: int = 64
     """Images per training step, which are solved as one ODE."""
+    accumulate: int = 1
+    """Pieces in which a batch is solved and differentiated, one after the other, in the
+    memory of one; each is one ODE then. One update for all of them."""
     lr: float = 0.05
     """Peak learning rate, per step."""
     momentum: float = 0.9
@@ -148,6 +151,10 @@ class Config:
     """New folder for the results; runs/TIME-ADJOINT if not given."""
     resume: Path | None = None
     """Folder of a run to go on with, under its own settings; epochs may be raised."""
+    checkpoint_format: Literal["file", "orbax"] = "file"
+    """How the state is saved.
+    file: all in one.
+    orbax: arrays by Orbax, in a folder that the file names. Needs the extra orbax."""
     step_control: Literal["batch", "device"] = "batch"
     """Where there are several devices, whose error rules the steps of a solve.
     batch: that of the whole batch; the result does not depend on their number.
@@ -275,7 +282,8 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 
 ADDED = tuple(
     "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
-    "kinetic jacobian steer step_control stream".split()
+    "kinetic jacobian steer step_control stream "
+    "accumulate checkpoint_format".split()
 )
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
@@ -301,5 +309,5 @@ ONE_CALL = (
 )
 """Settings of one call only, which are not stored."""
 
-NOT_COMPARED = ("data_dir", "epochs", "stream", *ONE_CALL)
+NOT_COMPARED = ("data_dir", "epochs", "stream", "checkpoint_format", *ONE_CALL)
 """Settings that do not decide the numbers, so that a resumed run may change them."""

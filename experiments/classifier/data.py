@@ -13,6 +13,7 @@ from classifier.devices import batch_sharding, place, test_batches
 from classifier.scoring import Scoring
 from classifier.streaming import Streamed
 from console.command_line import InputError
+from jaxode.training import batch_columns
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,11 @@ class Data:
 def describe_division(config: Config, data: Data) -> str:
     """What each device has to do, in a line."""
     assert data.sharding is not None
-    count = data.sharding.mesh.size
-    rows = -(-config.batch_size // count)
+    count, pieces = data.sharding.mesh.size, config.accumulate
+    rows = len(batch_columns(config.batch_size, count, pieces)) // count
     of_each = f"{config.batch_size} images on {count}, {rows} on each"
+    if pieces > 1:
+        of_each += f", in {pieces} pieces"
     if rows * count > config.batch_size:
         more = rows * count - config.batch_size
         of_each += f" ({more} {'row' if more == 1 else 'rows'} filled up)"
@@ -146,7 +149,7 @@ def split_records(
         InputError: if more images are asked for than there are.
     """
     size, held_out = _sizes(config, dataset.name, len(dataset.train))
-    train = Streamed(dataset.train, size)
+    train = Streamed(dataset.train, size, config.accumulate)
     if held_out is None:
         return train, dataset.test.read(np.arange(len(dataset.test))), "test"
     places = np.arange(held_out.start, len(dataset.train))

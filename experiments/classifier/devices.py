@@ -75,9 +75,10 @@ def train_batches(
     order: np.ndarray,
     key: Any,
     sharding: NamedSharding,
+    accumulate: int = 1,
 ) -> TrainBatches:
     """The batches of an epoch, of which each process puts in its own part."""
-    feed = Feed(sharding, order.shape[1])
+    feed = Feed(sharding, order.shape[1], accumulate)
     mine = order[:, feed.columns]
     return TrainBatches(
         images=feed(images[mine]),
@@ -114,14 +115,17 @@ class Feed:
         columns: Which images of a batch are this process's.
     """
 
-    def __init__(self, sharding: NamedSharding | None, batch_size: int):
+    def __init__(
+        self, sharding: NamedSharding | None, batch_size: int, accumulate: int = 1
+    ):
         self.sharding = sharding
         self.batch_size = batch_size
         if sharding is None:
             self.columns = np.arange(batch_size)
             return
         devices = np.asarray(sharding.mesh.devices)
-        columns = batch_columns(batch_size, devices.size).reshape(devices.size, -1)
+        columns = batch_columns(batch_size, devices.size, accumulate)
+        columns = columns.reshape(devices.size, -1)
         mine = [d.process_index == jax.process_index() for d in devices.flat]
         self.columns = columns[np.array(mine)].ravel()
         self._num_rows = columns.size

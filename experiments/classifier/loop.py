@@ -179,7 +179,8 @@ class Trainer:
         assert isinstance(train, Images)
         key, order = self._key, self._order(epoch)
         if sharding is not None:
-            return train_batches(*train.on_host(), np.asarray(order), key, sharding)
+            given = *train.on_host(), np.asarray(order), key, sharding
+            return train_batches(*given, self.config.accumulate)
         data = TrainData(
             images=jnp.asarray(train.images),
             labels=jnp.asarray(train.labels),
@@ -231,6 +232,7 @@ class Trainer:
             "crop": self.config.crop,
             "sharding": self.data.sharding,
             "joint": self.config.step_control == "batch",
+            "accumulate": self.config.accumulate,
         }
 
 

@@ -319,4 +319,5 @@ class Run:
             "versions": versions(),
             **self.saved.to_header(),
         }
-        jaxode.training.save_checkpoint(path, state, header)
+        form = self.config.checkpoint_format
+        jaxode.training.save_checkpoint(path, state, header, form=form)

@@ -49,10 +49,12 @@ class Streamed:
     Attributes:
         records: What they are read from.
         size: The first so many of them are trained on.
+        accumulate: Pieces that a batch is taken in.
     """
 
     records: jaxode.datasets.Records
     size: int
+    accumulate: int
 
     def __len__(self) -> int:
         return self.size
@@ -75,7 +77,7 @@ class Streamed:
             one program takes all of them. The last ones are repeated where an epoch
             ends.
         """
-        feed = Feed(sharding, order.shape[1])
+        feed = Feed(sharding, order.shape[1], self.accumulate)
         mine = order[:, feed.columns]
         length = stretch_length(mine)
         starts = range(first, len(mine), length)
@@ -89,7 +91,7 @@ class Streamed:
         self, order: np.ndarray, key: Any, sharding: NamedSharding | None
     ) -> TrainBatches:
         """Batches of the shape of a stretch, with nothing in them."""
-        feed = Feed(sharding, order.shape[1])
+        feed = Feed(sharding, order.shape[1], self.accumulate)
         shape = (stretch_length(order[:, feed.columns]), len(feed.columns))
         images = np.zeros((*shape, 28, 28, 1), np.uint8)
         return self._batches(images, np.zeros(shape, np.int32), feed, key)

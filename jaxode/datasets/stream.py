@@ -13,7 +13,7 @@ from .records import Records
 
 def stream(
     records: Records,
-    order: Sequence[Int[np.ndarray, "..."]] | Int[np.ndarray, "element *batch"],
+    order: Sequence[Int[np.ndarray, "..."]] | Int[np.ndarray, "..."],
     *,
     ahead: int = 2,
 ) -> Iterator[Split]:
