@@ -10,7 +10,7 @@ from .cache import cache_file, cache_folder, has_counts, read_cache, write_cache
 from .dataset import DataError, Dataset
 from .digits import load_digits
 from .download import DownloadError, fetch
-from .packing import find_files, Found
+from .packing import find_files
 from .source import read_files, Source, SOURCES
 from .tfds import read_through_tfds
 
@@ -29,10 +29,10 @@ def load(
 ) -> Dataset:
     """Returns MNIST, or one of its relatives, as NumPy arrays.
 
-    The original files are checked by sha256, prepared by tensorflow-datasets (without
-    TensorFlow) and cached, so the first call takes about 20 s and later ones 0.1 s.
-    MNIST is known by its content too: unpacked, gzipped by somebody else, or in the
-    folders of torchvision (`MNIST/raw`), it is read as it is.
+    What is downloaded is prepared by tensorflow-datasets (without TensorFlow), which
+    takes about 10 s once; files in `data_dir` are read as they are. Both are checked by
+    sha256 and cached. MNIST is known by its content too: unpacked, gzipped by somebody
+    else, or in the folders of torchvision (`MNIST/raw`).
     `"auto"` is MNIST if it is cached, in `data_dir` or can be downloaded; otherwise it
     is the digits that come with scikit-learn, which are no MNIST: look at the result's
     `name` before a table is headed.
@@ -99,13 +99,11 @@ def _load(
         return dataset
 
     def published() -> Path:
-        if named is not None and named.folder is not None:
-            return named.folder
         return fetch(source, root / "downloads" / source.name, on_progress)
 
     try:
-        if named is not None and named.folder is None:
-            dataset = read_files(named.paths, source)
+        if named is not None:
+            dataset = read_files(named, source)
         # array_record has no wheels for Windows and Intel Macs.
         elif importlib.util.find_spec("array_record") is None:
             folder = published()
@@ -122,7 +120,7 @@ def _load(
     return dataset
 
 
-def _check_named_folder(source: Source, data_dir: PathLike | None) -> Found | None:
+def _check_named_folder(source: Source, data_dir: PathLike | None) -> list[Path] | None:
     """Returns the files in the folder that was named, None if there is none.
 
     Raises:
@@ -135,11 +133,11 @@ def _check_named_folder(source: Source, data_dir: PathLike | None) -> Found | No
     origin = "data_dir" if data_dir else "JAXODE_DATA_DIR"
     if not folder.is_dir():
         raise DataError(f"{origin} names {str(given)!r}, which is no folder.")
-    found = find_files(folder, source)
-    if isinstance(found, Found):
-        return found
+    paths, problems = find_files(folder, source)
+    if not problems:
+        return paths
     raise DataError(
         f"{origin} {str(given)!r} does not hold the original {source.title}:"
-        f" {'; '.join(found)}. Put the four original files there, or leave {origin}"
+        f" {'; '.join(problems)}. Put the four original files there, or leave {origin}"
         " out to download them."
     )

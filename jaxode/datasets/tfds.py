@@ -67,7 +67,7 @@ def _read_or_prepare(
     if not builder.data_path.exists():
         files = find_files()
         on_progress(
-            f"Preparing {source.title} with tensorflow-datasets, once (about 20 s)."
+            f"Preparing {source.title} with tensorflow-datasets, once (about 10 s)."
         )
         _prepare(builder, root, files)
         # The information on shards and counts is read when a builder is made.
