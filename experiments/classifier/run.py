@@ -18,6 +18,7 @@ from classifier.config import Config
 from classifier.curves import draw_curves
 from classifier.data import Data, describe_division
 from classifier.devices import place
+from classifier.extras import require_extras
 from classifier.fingerprint import require_same
 from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
@@ -25,7 +26,6 @@ from classifier.processes import as_any, is_first
 from classifier.records import epoch_line, Part, score, what_failed
 from classifier.run_folder import read_run, RunFolder, stored_settings
 from classifier.setup import count_parameters
-from classifier.streaming import load_records
 from console.command_line import InputError
 from console.files import (
     keep_previous,
@@ -87,6 +87,7 @@ class Run:
             InputError: if the folder cannot be used or is in use, or the run to resume
                 has other settings or cannot be read.
         """
+        require_extras(config)
         if config.resume is None:
             path = make_folder(config.out, run_name(config))
         else:
@@ -138,7 +139,9 @@ class Run:
             InputError: if they are not those of the run.
             jaxode.datasets.DataError: if they cannot be had.
         """
-        dataset = (load_records if self.config.stream else jaxode.datasets.load)(
+        datasets = jaxode.datasets
+        load = datasets.load_records if self.config.stream else datasets.load
+        dataset = load(
             self.about["dataset"],
             data_dir=self.config.data_dir,
             on_notice=self.reporter.notice,

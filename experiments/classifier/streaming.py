@@ -1,9 +1,7 @@
 """Training images that are read from the disk while others are trained on."""
 
-import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ from jax.sharding import NamedSharding
 
 import jaxode
 from classifier.devices import Feed, place
-from console.command_line import InputError
 from jaxode.training import TrainBatches
 
 
@@ -23,23 +20,6 @@ AHEAD = 2
 """Stretches that are read while one is trained on."""
 
 _IMAGE_BYTES = 28 * 28
-
-
-def load_records(
-    name: str, data_dir: Path | None, on_notice: Callable[[str], None]
-) -> jaxode.datasets.RecordSet:
-    """`jaxode.datasets.load_records`, where there is what reads them.
-
-    Raises:
-        InputError: if there is not.
-        jaxode.datasets.DataError: if the data cannot be had.
-    """
-    if importlib.util.find_spec("grain") is None:
-        raise InputError(
-            '--stream needs Grain: run pip install "jaxode[stream]", or leave it out '
-            "(--no-stream for a run that was begun with it)."
-        )
-    return jaxode.datasets.load_records(name, data_dir=data_dir, on_notice=on_notice)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .cache import cache_folder
 from .dataset import DataError
 from .download import fetch
-from .packing import find_files, Found
+from .packing import as_published, find_files
 from .source import Source
 
 
@@ -29,7 +29,7 @@ class Places:
     """
 
     source: Source
-    named: Found | None
+    named: list[Path] | None
     root: Path
     on_progress: Callable[[str], None]
 
@@ -44,15 +44,21 @@ class Places:
         named = _check_named_folder(source, data_dir)
         return cls(source, named, cache_folder(cache_dir), on_progress)
 
-    def files(self) -> tuple[Path, ...] | None:
-        """The four files that are to be read; None where tensorflow-datasets does."""
-        if self.named is not None and self.named.folder is None:
-            return self.named.paths
+    def files(self, in_parts: bool = False) -> list[Path] | None:
+        """The four files that are to be read; None where tensorflow-datasets does.
+
+        Args:
+            in_parts: Whether nothing is to be in memory as a whole, as gzipped files
+                would have to be.
+        """
         # array_record has no wheels for Windows and Intel Macs.
-        if importlib.util.find_spec("array_record") is None:
-            folder = self.published()
-            return tuple(folder / file.name for file in self.source.files)
-        return None
+        has_tfds = importlib.util.find_spec("array_record") is not None
+        if self.named is not None:
+            prepared = in_parts and has_tfds and as_published(self.named, self.source)
+            return None if prepared else self.named
+        if has_tfds:
+            return None
+        return [self.published() / file.name for file in self.source.files]
 
     @property
     def for_tfds(self) -> tuple[Source, Path, Callable[[], Path], Callable]:
@@ -60,8 +66,8 @@ class Places:
 
     def published(self) -> Path:
         """The folder of the four files as they were published."""
-        if self.named is not None and self.named.folder is not None:
-            return self.named.folder
+        if self.named is not None:
+            return self.named[0].parent
         downloads = self.root / "downloads" / self.source.name
         return fetch(self.source, downloads, self.on_progress)
 
@@ -77,7 +83,7 @@ class Places:
             ) from error
 
 
-def _check_named_folder(source: Source, data_dir: PathLike | None) -> Found | None:
+def _check_named_folder(source: Source, data_dir: PathLike | None) -> list[Path] | None:
     """Returns the files in the folder that was named, None if there is none.
 
     Raises:
@@ -90,11 +96,11 @@ def _check_named_folder(source: Source, data_dir: PathLike | None) -> Found | No
     origin = "data_dir" if data_dir else "JAXODE_DATA_DIR"
     if not folder.is_dir():
         raise DataError(f"{origin} names {str(given)!r}, which is no folder.")
-    found = find_files(folder, source)
-    if isinstance(found, Found):
-        return found
+    paths, problems = find_files(folder, source)
+    if not problems:
+        return paths
     raise DataError(
         f"{origin} {str(given)!r} does not hold the original {source.title}:"
-        f" {'; '.join(found)}. Put the four original files there, or leave {origin}"
+        f" {'; '.join(problems)}. Put the four original files there, or leave {origin}"
         " out to download them."
     )

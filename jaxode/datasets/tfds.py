@@ -93,7 +93,7 @@ def _find_or_prepare(
         return builder
     files = find_files()
     on_progress(
-        f"Preparing {source.title} with tensorflow-datasets, once (about 20 s)."
+        f"Preparing {source.title} with tensorflow-datasets, once (about 10 s)."
     )
     _prepare(builder, root, files)
     # The information on shards and counts is read when a builder is made.

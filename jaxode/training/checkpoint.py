@@ -79,6 +79,7 @@ def save_checkpoint(
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, eqx.filter(tree, eqx.is_array))
     _write(path, payload.getvalue(), tree, header, {"version": FORMAT_VERSION})
+    sharded.remove_unused(path)
 
 
 def _save_in_folder(path: Path, tree: PyTree, header: dict[str, Any] | None) -> None:

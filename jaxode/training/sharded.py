@@ -90,12 +90,15 @@ def check_files(folder: Path, expected: dict[str, str]) -> None:
 
 def remove_unused(path: Path) -> None:
     """Deletes the folders of `path` that no checkpoint beside it names any more."""
+    folders = list(path.parent.glob(f"{path.name}.*.orbax*"))
+    if not folders:
+        return
     used = set()
     for file in filter(Path.is_file, path.parent.iterdir()):
         with file.open("rb") as opened:
             if opened.read(len(_START)) == _START:
                 used |= set(_NAMED.findall(opened.readline()))
-    for folder in path.parent.glob(f"{path.name}.*.orbax*"):
+    for folder in folders:
         if folder.name.encode() not in used:
             shutil.rmtree(folder, ignore_errors=True)
 

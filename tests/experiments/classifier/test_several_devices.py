@@ -63,6 +63,24 @@ def test_run_does_not_depend_on_the_number_of_devices_or_processes(tmp_path):
     not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
 )
 @pytest.mark.slow
+def test_run_in_four_processes_and_in_pieces_is_that_of_one(tmp_path):
+    """31 images in two pieces of 16, each four rows in each process."""
+    run = Runner(tmp_path)
+    options = [*UNEVEN, "--epochs", 1, "--accumulate", 2, "--jacobian", 0.01]
+    options += "--fixed-steps --dt0 0.5".split()
+    run(*options, "--devices", 1, "--out", "alone")
+    with processes(tmp_path, *options, "--out", "four", count=4) as started:
+        for process in started:
+            assert process.wait(600) == 0, process.stderr.read()
+        first = started[0].stdout.read()
+    assert "31 images on 4, 8 on each, in 2 pieces (1 row filled up)" in first
+    assert_same_curve(metrics(tmp_path / "four"), metrics(tmp_path / "alone"))
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
+)
+@pytest.mark.slow
 def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
     options = [*UNEVEN, "--epochs", 5000, "--out", "run"]
     with processes(tmp_path, *options) as started:
