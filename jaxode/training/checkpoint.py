@@ -29,9 +29,10 @@ from . import sharded
 
 
 FORMAT = "jaxode checkpoint"
-FORMAT_VERSION = 2
-"""1 had no hash at its end, so that a change of its header was not found."""
-_IN_FOLDER = 3
+# 1 had no hash at its end, so that a change of its header was not found.
+_IN_FILE, _IN_FOLDER = 2, 3
+FORMAT_VERSION = _IN_FOLDER
+"""The newest that is read."""
 _MAX_HEADER_BYTES = 2**26
 _HASH_BYTES = hashlib.sha256().digest_size
 _KINDS = {"bytes": int, "sha256": str, "leaves": list, "header": dict}
@@ -78,7 +79,7 @@ def save_checkpoint(
         raise ValueError(f"form={form!r} must be 'file' or 'orbax'.")
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, eqx.filter(tree, eqx.is_array))
-    _write(path, payload.getvalue(), tree, header, {"version": FORMAT_VERSION})
+    _write(path, payload.getvalue(), tree, header, {"version": _IN_FILE})
     sharded.remove_unused(path)
 
 
@@ -142,7 +143,7 @@ def load_checkpoint(
     _check_leaves(path, first_line["leaves"], _describe(like))
     arrays, static = eqx.partition(like, eqx.is_array)
     try:
-        if "folder" in first_line:
+        if first_line["version"] == _IN_FOLDER:
             leaves, tree = jax.tree.flatten(arrays)
             found = sharded.load_arrays(path.with_name(first_line["folder"]), leaves)
             arrays = jax.tree.unflatten(tree, found)
@@ -183,7 +184,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     whole.update(content)
     if found is not None and whole.digest() != found:
         _fail(path, "is damaged: it does not have the hash it was saved with")
-    if "folder" in first_line:
+    if first_line["version"] == _IN_FOLDER:
         try:
             folder = path.with_name(first_line["folder"])
             sharded.check_files(folder, json.loads(content))
@@ -207,8 +208,8 @@ def _parse(path: Path, line: bytes) -> dict[str, Any]:
     version = first_line.get("version")
     if type(version) is not int or version < 1:
         _fail(path, "is damaged: it has no format version")
-    if version > _IN_FOLDER:
-        newer = f"format {version}, and this jaxode reads up to {_IN_FOLDER}"
+    if version > FORMAT_VERSION:
+        newer = f"format {version}, and this jaxode reads up to {FORMAT_VERSION}"
         _fail(path, f"was written by a newer jaxode ({newer}); update jaxode")
     kinds = _KINDS | ({"folder": str} if version == _IN_FOLDER else {})
     missing = set(kinds) - set(first_line)

@@ -167,7 +167,7 @@ def test_foreign_file_is_named_as_such(path, content):
 
 def test_newer_format_says_to_update(path):
     save_checkpoint(path, make_tree())
-    content = path.read_bytes().replace(b'"version": 2', b'"version": 3', 1)
+    content = path.read_bytes().replace(b'"version": 2', b'"version": 4', 1)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx was written by a newer"):
         load_checkpoint(path, make_tree())

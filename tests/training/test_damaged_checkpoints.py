@@ -144,7 +144,7 @@ def test_hostile_content_would_run_if_it_were_unpickled(tmp_path):
         ({"leaves": [1, 2]}, "its list of arrays cannot be read"),
         ({"version": True}, "it has no format version"),
         ({"version": 0}, "it has no format version"),
-        ({"version": 3}, "was written by a newer jaxode"),
+        ({"version": 4}, "was written by a newer jaxode"),
     ],
 )
 def test_header_of_the_wrong_kind_is_damaged(path, changes, message):

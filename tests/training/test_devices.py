@@ -140,7 +140,7 @@ for settings in [(2, 1), (4, 1), (1, 2), (4, 2), (4, 4), (4, 1, False)]:
 def test_running_costs_and_pieces_do_not_depend_on_the_number_of_devices():
     """Nine images on 1, 2 and 4 devices, at once and in pieces; equal steps.
 
-    Observed 3e-7; 0.006 with noise drawn by each device for itself.
+    Observed 3e-7.
     """
     run_on_four_devices(COSTS_AND_PIECES)
 
