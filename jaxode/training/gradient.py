@@ -103,6 +103,13 @@ def _piece_by_piece(
     """Adds up what is found of each piece."""
     images, labels, places = rows
     shape = layout.num_pieces, layout.rows
+    if len(labels) != layout.num_pieces * layout.rows:
+        raise ValueError(
+            f"A device has {len(labels)} rows of each batch, and of {layout.samples} "
+            f"images on {layout.num_parts} devices in {layout.num_pieces} pieces it is "
+            f"to have {layout.num_pieces * layout.rows}: choose them by "
+            f"batch_columns({layout.samples}, {layout.num_parts}, {layout.accumulate})."
+        )
     pieces = (
         images.reshape(*shape, *images.shape[1:]),
         labels.reshape(shape),

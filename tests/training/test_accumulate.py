@@ -8,10 +8,18 @@ import numpy as np
 import optax
 import pytest
 from helpers import relative_error
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, PyTree
 
 import jaxode
-from jaxode.training import batch_columns, Metrics, train_step, TrainState
+from jaxode.training import (
+    batch_columns,
+    Metrics,
+    train_step,
+    train_steps,
+    TrainBatches,
+    TrainState,
+)
 from jaxode.training.layout import Layout
 
 
@@ -107,3 +115,16 @@ def test_pieces_need_the_memory_of_one():
     one, four = temporary_bytes(1), temporary_bytes(4)
     # Observed 0.26.
     assert four < 0.35 * one
+
+
+@pytest.mark.slow
+def test_batches_that_lie_otherwise_are_refused():
+    """Nine images in nine rows, where two pieces of five have ten."""
+    images, labels = batch(9)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), "rows"), P("rows"))
+    rows = jnp.asarray([0, 1], jnp.int32)
+    data = TrainBatches(images[None], labels[None], rows, jax.random.key(0), 9)
+    state = TrainState.create(jaxode.nn.ODENet(2, key=jax.random.key(1)), OPTIMISER)
+    options = dict(optimiser=OPTIMISER, sharding=sharding, accumulate=2)
+    with pytest.raises(ValueError, match=r"has 9 rows .* have 10: .*\(9, 1, 2\)"):
+        train_steps.lower(data, state, Metrics.zeros(), **options)

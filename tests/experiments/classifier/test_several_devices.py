@@ -1,5 +1,6 @@
 """Runs on several devices and in several processes, simulated and over loopback."""
 
+import importlib.util
 import re
 import signal
 import socket
@@ -68,6 +69,8 @@ def test_run_in_four_processes_and_in_pieces_is_that_of_one(tmp_path):
     run = Runner(tmp_path)
     options = [*UNEVEN, "--epochs", 1, "--accumulate", 2, "--jacobian", 0.01]
     options += "--fixed-steps --dt0 0.5".split()
+    if importlib.util.find_spec("orbax") is not None:
+        options += ["--checkpoint-format", "orbax"]
     run(*options, "--devices", 1, "--out", "alone")
     with processes(tmp_path, *options, "--out", "four", count=4) as started:
         for process in started:
@@ -75,6 +78,7 @@ def test_run_in_four_processes_and_in_pieces_is_that_of_one(tmp_path):
         first = started[0].stdout.read()
     assert "31 images on 4, 8 on each, in 2 pieces (1 row filled up)" in first
     assert_same_curve(metrics(tmp_path / "four"), metrics(tmp_path / "alone"))
+    run("--resume", "four")  # what four have saved, one reads
 
 
 @pytest.mark.skipif(
