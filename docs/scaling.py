@@ -5,9 +5,9 @@
     python docs/scaling.py simulate --step-ms 38 --batch 64
 
 The first compiles the classifier's training step for 1, 2, 4 and 8 devices and reads
-the programs, the second for a batch in 1, 2, 4 and 8 pieces. The third computes, from the step time of one device and the speed of the
-links, what more devices would take. It is arithmetic under the assumptions that it
-prints, and no measurement.
+the programs, the second for a batch in 1, 2, 4 and 8 pieces. The third computes, from
+the step time of one device and the speed of the links, what more devices would take. It
+is arithmetic under the assumptions that it prints, and no measurement.
 """
 
 import argparse
