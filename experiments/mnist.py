@@ -134,7 +134,8 @@ def train_in_processes(config: "Config") -> dict[str, Any]:
 
 def read_settings(arguments: Sequence[str]) -> "Config":
     """The settings of a training run, checked for their types only."""
-    from classifier.config import Config, defaults
+    from classifier.config import Config
+    from classifier.presets import defaults
     from classifier.run_folder import read_run
     from console.command_line import parse, peek
 

@@ -28,6 +28,17 @@ def find_files(folder: Path, source: Source) -> tuple[list[Path], list[str]]:
     return [found for found in looked_at if isinstance(found, Path)], problems
 
 
+def as_published(paths: list[Path], source: Source) -> bool:
+    """Whether four files lie together as they were published.
+
+    `tensorflow-datasets` takes nothing else.
+    """
+    return len({path.parent for path in paths}) == 1 and all(
+        path.name == file.name and find_problem(path.parent, file) is None
+        for path, file in zip(paths, source.files, strict=True)
+    )
+
+
 def _find_file(folder: Path, source: Source, file: File) -> Path | str:
     """The first path that holds the file, else the fault of the first that exists."""
     fault = None

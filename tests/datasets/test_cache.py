@@ -85,10 +85,10 @@ def test_damaged_preparation_is_made_anew(pattern: str, cache: Path):
 def test_preparation_that_cannot_be_read_is_tried_twice_and_reported(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(builder: object, split: str) -> Split:
+    def fail(builder: object, source: object) -> datasets.RecordSet:
         raise RuntimeError("bad chunk")
 
-    monkeypatch.setattr(tfds, "_read_split", fail)
+    monkeypatch.setattr(tfds, "_records", fail)
     lines: list[str] = []
     with pytest.raises(DataError, match=r"could not prepare MNIST in .*bad chunk"):
         load("mnist", on_notice=lines.append)
@@ -98,8 +98,7 @@ def test_preparation_that_cannot_be_read_is_tried_twice_and_reported(
 
 @pytest.mark.usefixtures("fetched")
 def test_incomplete_preparation_is_reported(monkeypatch: pytest.MonkeyPatch):
-    short = Split(TRAIN.images[1:], TRAIN.labels[1:])
-    monkeypatch.setattr(tfds, "_read_split", lambda builder, split: short)
+    monkeypatch.setattr(tfds.TfdsRecords, "__len__", lambda self: 29)
     with pytest.raises(DataError, match=r"does not hold \(30, 10\) images"):
         load("mnist")
 

@@ -28,6 +28,9 @@ def train(*arguments: object) -> str:
     return printed.getvalue()
 
 
+_EXPERIMENTS = str(Path(mnist.__file__).parent)
+
+
 class Runner:
     """Runs `mnist.py` in processes of their own, within one folder."""
 
@@ -36,17 +39,20 @@ class Runner:
         # Compiled code is shared between the runs, and kept from the user's cache.
         self._environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [_EXPERIMENTS, os.environ.get("PYTHONPATH", "")]
+            ),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **settings,
         }
 
     def __call__(
-        self, *arguments: object, code: int = 0
+        self, *arguments: object, code: int = 0, script: str = mnist.__file__
     ) -> subprocess.CompletedProcess[str]:
         """Runs to the end and expects an exit code."""
         done = subprocess.run(
-            self._command(arguments),
+            self._command(arguments, script),
             cwd=self.folder,
             env=self._environment,
             capture_output=True,
@@ -57,10 +63,12 @@ class Runner:
         assert "Traceback" not in done.stderr
         return done
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, script: str = mnist.__file__
+    ) -> subprocess.Popen[str]:
         """Starts one, whose output is to be read."""
         return subprocess.Popen(
-            self._command(arguments),
+            self._command(arguments, script),
             cwd=self.folder,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -86,8 +94,8 @@ class Runner:
             reader.join()
             return code, process.stderr.read()
 
-    def _command(self, arguments: tuple[object, ...]) -> list[str]:
-        return [sys.executable, mnist.__file__, *map(str, arguments)]
+    def _command(self, arguments: tuple[object, ...], script: str) -> list[str]:
+        return [sys.executable, script, *map(str, arguments)]
 
 
 def first_line(folder: Path, name: str = "checkpoint.eqx") -> dict:

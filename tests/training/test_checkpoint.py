@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import unchecked_types
 
 from jaxode.nn import ODENet
 from jaxode.training.checkpoint import (
@@ -220,3 +222,9 @@ def test_checkpoint_written_by_an_earlier_version_is_read():
         + [-0.0367304, -1.4887553, -1.626287, 0.5134514, 4.5428066],
     ]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_unknown_form_of_a_checkpoint_is_refused(tmp_path):
+    form: Any = "zip"
+    with unchecked_types(), pytest.raises(ValueError, match="form='zip' must be 'fi"):
+        save_checkpoint(tmp_path / "net.eqx", jnp.ones(2), form=form)

@@ -12,8 +12,9 @@ import pytest
 import mnist
 from classifier import config as names
 from classifier.checks import check
-from classifier.config import Config, PRESETS
+from classifier.config import Config
 from classifier.networks import MODELS, SOLVERS
+from classifier.presets import MODEL_SETTINGS, PRESETS
 from classifier.setup import learning_rate
 from console.command_line import InputError
 from jaxode._solve.adjoints import ADJOINTS
@@ -28,7 +29,7 @@ def test_names_on_the_command_line_are_those_of_the_library():
     assert get_args(names.AdjointName) == tuple(ADJOINTS)
     assert set(get_args(names.DatasetName)) == set(DATASETS)
     assert get_args(names.SolverName) == tuple(SOLVERS)
-    assert get_args(names.ModelName) == tuple(MODELS) == tuple(names.MODEL_SETTINGS)
+    assert get_args(names.ModelName) == tuple(MODELS) == tuple(MODEL_SETTINGS)
 
 
 def test_solvers_without_error_estimate_are_listed_as_such():

@@ -13,6 +13,7 @@ import jax
 import pytest
 from runs import metrics, Runner, TINY
 
+import mnist
 from classifier.checks import check
 from classifier.config import Config
 from console.command_line import InputError
@@ -62,6 +63,24 @@ def test_run_does_not_depend_on_the_number_of_devices_or_processes(tmp_path):
     not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
 )
 @pytest.mark.slow
+def test_run_in_four_processes_and_in_pieces_is_that_of_one(tmp_path):
+    """31 images in two pieces of 16, each four rows in each process."""
+    run = Runner(tmp_path)
+    options = [*UNEVEN, "--epochs", 1, "--accumulate", 2, "--jacobian", 0.01]
+    options += "--fixed-steps --dt0 0.5".split()
+    run(*options, "--devices", 1, "--out", "alone")
+    with processes(tmp_path, *options, "--out", "four", count=4) as started:
+        for process in started:
+            assert process.wait(600) == 0, process.stderr.read()
+        first = started[0].stdout.read()
+    assert "31 images on 4, 8 on each, in 2 pieces (1 row filled up)" in first
+    assert_same_curve(metrics(tmp_path / "four"), metrics(tmp_path / "alone"))
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="shard_map of JAX before 0.9 differs"
+)
+@pytest.mark.slow
 def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
     options = [*UNEVEN, "--epochs", 5000, "--out", "run"]
     with processes(tmp_path, *options) as started:
@@ -83,16 +102,20 @@ def test_process_ends_with_a_line_when_another_one_is_killed(tmp_path):
 
 
 @contextmanager
-def processes(folder: Path, *options: object) -> Iterator[list[Any]]:
-    """Two processes of one run over loopback; whatever is left of them is killed."""
+def processes(
+    folder: Path, *options: object, count: int = 2, script: str = mnist.__file__
+) -> Iterator[list[Any]]:
+    """Processes of one run over loopback; whatever is left of them is killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     # One thread each, and one device.
     run = Runner(folder, XLA_FLAGS="--xla_force_host_platform_device_count=1")
-    together = ["--distributed", "--coordinator-address", address, "--num-processes", 2]
+    together = ["--distributed", "--coordinator-address", address]
+    together += ["--num-processes", str(count)]
     started = [
-        run.start(*options, *together, "--process-id", number) for number in range(2)
+        run.start(*options, *together, "--process-id", number, script=script)
+        for number in range(count)
     ]
     try:
         yield started
