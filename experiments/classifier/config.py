@@ -75,10 +75,13 @@ class Config:
     accumulate: int = 1
     """Pieces in which a batch is solved and differentiated, one after the other, in the
     memory of one; each is one ODE then. One update for all of them."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """sgd: with momentum.
+    adam: whose second moments forget at 0.99."""
     lr: float = 0.05
     """Peak learning rate, per step."""
     momentum: float = 0.9
-    """Momentum of SGD, from 0 to below 1."""
+    """Momentum of SGD, or Adam's beta1, from 0 to below 1."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     clip_norm: float = 1.0
@@ -91,9 +94,9 @@ class Config:
     decay_epochs: float | None = 8.0
     """Epochs until the learning rate has come down; 0: never; None: epochs.
     Else not tied to epochs, so that a run can be resumed for more of them."""
-    schedule: Literal["cosine", "drops"] = "cosine"
+    schedule: Literal["cosine", "linear", "drops"] = "cosine"
     """How the learning rate comes down.
-    cosine: along one, to a hundredth.
+    cosine, linear: along one, to a hundredth.
     drops: to a tenth of itself at 60, 100 and 140 of 160 parts of decay-epochs."""
     shift: int = 1
     """Pixels by which training images are moved each way, at random."""
@@ -140,8 +143,8 @@ class Config:
     holdout: int = 0
     """For choosing settings: so many training images are kept out and scored in place
     of the test images."""
-    eval_batch_size: int = 500
-    """Images per solve when scoring."""
+    eval_batch_size: int = 50
+    """Images per solve when scoring. On a CPU best so few that a state is in cache."""
     seed: int = 0
     """Decides initialisation, order of the images and augmentation."""
     precision: Precision = "highest"
@@ -226,9 +229,9 @@ class TableConfig:
 
 
 ADDED = tuple(
-    "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
-    "kinetic jacobian steer step_control stream "
-    "accumulate checkpoint_format".split()
+    "model blocks weights optimiser schedule crop activation time augment zero_init t1 "
+    "learn_t1 kinetic jacobian steer step_control stream accumulate "
+    "checkpoint_format".split()
 )
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
 
