@@ -61,9 +61,9 @@ class Places(NamedTuple):
     """Where rows are in the whole batch.
 
     Attributes:
-        index: Place of each. Of one that does not count, some number.
+        place: Of each. Of one that does not count, some number.
         counts: Which of them count; the others fill up.
     """
 
-    index: Int[Array, "*pieces row"]
+    place: Int[Array, "*pieces row"]
     counts: Bool[Array, "*pieces row"]

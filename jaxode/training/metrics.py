@@ -173,7 +173,7 @@ def _classify(
         elif hasattr(model, "train_part_with_stats"):
             places, samples = rows
             logits, penalty, stats = model.train_part_with_stats(
-                images, key, places.index, places.counts, samples
+                images, key, places.place, places.counts, samples
             )
         else:
             places, samples = rows

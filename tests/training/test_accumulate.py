@@ -1,5 +1,7 @@
 """One update from several pieces of a batch."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -7,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import relative_error
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, PyTree
 
@@ -38,10 +39,19 @@ def batch(size: int) -> tuple[Array, Array]:
 def gradient(accumulate: int, size: int, **settings) -> tuple[PyTree, Metrics]:
     model = jaxode.nn.ODENet(2, key=jax.random.key(1), **settings)
     state = TrainState.create(model, OPTIMISER)
-    options = dict(optimiser=OPTIMISER, key=jax.random.key(2), accumulate=accumulate)
+    options: Any = dict(
+        optimiser=OPTIMISER, key=jax.random.key(2), accumulate=accumulate
+    )
     after, metrics = train_step(state, *batch(size), **options)
     arrays = lambda net: eqx.filter(net, eqx.is_array)
     return jax.tree.map(jnp.subtract, arrays(model), arrays(after.model)), metrics
+
+
+def difference(actual: PyTree, expected: PyTree) -> float:
+    """The largest, by the largest entry; some parameters have no gradient at all."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    largest = max(float(jnp.max(jnp.abs(e))) for e in jax.tree.leaves(expected))
+    return max(float(jnp.max(jnp.abs(a - e))) for a, e in pairs) / largest
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 4, 7])
@@ -53,7 +63,7 @@ def test_layout_has_every_image_once_and_equal_pieces(size, num_devices, accumul
     shape = num_devices, layout.num_pieces, layout.rows
     places = [layout.places(device) for device in range(num_devices)]
     counts = np.stack([found.counts for found in places])
-    index = np.stack([found.index for found in places])
+    index = np.stack([found.place for found in places])
     assert counts.shape == shape
     assert sorted(columns.reshape(shape)[counts]) == list(range(size))
     np.testing.assert_array_equal(columns.reshape(shape)[counts], index[counts])
@@ -71,7 +81,7 @@ def test_pieces_add_up_to_the_gradient_of_the_batch(accumulate):
     expected, whole = gradient(1, 9, **settings)
     actual, metrics = gradient(accumulate, 9, **settings)
     # Observed 9e-7: the images are added up in another order.
-    assert relative_error(actual, expected) < 1e-5
+    assert difference(actual, expected) < 1e-5
     np.testing.assert_allclose(metrics.loss, whole.loss, rtol=1e-5)
     assert (int(metrics.total), int(metrics.correct)) == (9, int(whole.correct))
     assert int(metrics.batches) == {2: 2, 4: 3}[accumulate]
@@ -83,7 +93,7 @@ def test_pieces_of_one_adaptive_ode_agree_within_its_tolerance():
     expected, _ = gradient(1, 8, rtol=1e-4, atol=1e-4, max_steps=500)
     actual, _ = gradient(4, 8, rtol=1e-4, atol=1e-4, max_steps=500)
     # Observed 2e-4.
-    assert 1e-6 < relative_error(actual, expected) < 2e-3
+    assert 1e-6 < difference(actual, expected) < 2e-3
 
 
 @pytest.mark.slow
@@ -106,10 +116,11 @@ def test_failure_of_one_piece_leaves_the_whole_update_out():
 def test_pieces_need_the_memory_of_one():
     model = jaxode.nn.ODENet(6, key=jax.random.key(1))
     state = TrainState.create(model, OPTIMISER)
+    step: Any = train_step
 
     def temporary_bytes(accumulate: int) -> int:
         options = dict(optimiser=OPTIMISER, accumulate=accumulate)
-        program = train_step.lower(state, *batch(64), **options).compile()
+        program = step.lower(state, *batch(64), **options).compile()
         return program.compiled.memory_analysis().temp_size_in_bytes
 
     one, four = temporary_bytes(1), temporary_bytes(4)
@@ -126,5 +137,6 @@ def test_batches_that_lie_otherwise_are_refused():
     data = TrainBatches(images[None], labels[None], rows, jax.random.key(0), 9)
     state = TrainState.create(jaxode.nn.ODENet(2, key=jax.random.key(1)), OPTIMISER)
     options = dict(optimiser=OPTIMISER, sharding=sharding, accumulate=2)
+    steps: Any = train_steps
     with pytest.raises(ValueError, match=r"has 9 rows .* have 10: .*\(9, 1, 2\)"):
-        train_steps.lower(data, state, Metrics.zeros(), **options)
+        steps.lower(data, state, Metrics.zeros(), **options)
