@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -92,7 +93,24 @@ def _sets_speed(params: PyTree) -> PyTree[bool]:
 def build_optimiser(
     config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """SGD with momentum, after the schedule of the settings."""
+    """SGD with momentum, after the schedule of the settings.
+
+    The same object for the same settings: JAX keeps a compiled training step for each
+    optimiser that it has met, so a notebook that trains again and again would grow.
+    """
+    deciding = {name: getattr(config, name) for name in _OF_THE_OPTIMISER}
+    if config.decay_epochs is None:
+        deciding["decay_epochs"] = float(config.epochs)
+    return _optimiser(Config(**deciding), steps_per_epoch)
+
+
+_OF_THE_OPTIMISER = """
+    lr momentum nesterov clip_norm speed_decay schedule warmup_epochs decay_epochs
+""".split()
+
+
+@lru_cache(maxsize=16)
+def _optimiser(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     limit = config.clip_norm
     return optax.chain(
         optax.clip_by_global_norm(limit) if limit else optax.identity(),
