@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -13,12 +13,15 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from classifier.config import Config
 from classifier.networks import MODELS, Network
+from console.host_memory import require_host_memory
 
 
 _FINAL_LR_FRACTION = 0.01
 # Where the learning rate drops, in parts of the decay: the paper's epochs of 160.
 _DROPS = (60 / 160, 100 / 160, 140 / 160)
 _DROP = 0.1
+_SURELY_FITS = 512
+"""Channels of some 20 MB of parameters."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,17 @@ class Keys:
 
 
 def build_model(config: Config) -> Network:
-    """The untrained network; its weights are decided by the seed."""
-    return MODELS[config.model](config, Keys.of(config.seed).model)
+    """The untrained network; its weights are decided by the seed.
+
+    Raises:
+        InputError: if its parameters alone are more than the memory of the machine.
+    """
+    build = partial(MODELS[config.model], config)
+    key = Keys.of(config.seed).model
+    if config.channels > _SURELY_FITS:
+        num_parameters = count_parameters(eqx.filter_eval_shape(build, key))
+        require_host_memory(f"--channels {config.channels}", 4 * num_parameters)
+    return build(key)
 
 
 def count_parameters(model: Any) -> int:

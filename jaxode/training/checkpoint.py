@@ -26,7 +26,8 @@ from .._files import atomic_write
 FORMAT = "jaxode checkpoint"
 FORMAT_VERSION = 2
 """1 had no hash at its end, so that a change of its header was not found."""
-_MAX_HEADER_BYTES = 2**26
+_MAX_HEADER_BYTES = 2**30
+"""Longer lines are not looked through for their end: they are of no checkpoint."""
 _HASH_BYTES = hashlib.sha256().digest_size
 _KINDS = {"bytes": int, "sha256": str, "leaves": list, "header": dict}
 
@@ -52,6 +53,7 @@ def save_checkpoint(
     Raises:
         OSError: if the file cannot be written. `path` is then as it was.
         TypeError: if `header` is not JSON.
+        ValueError: if `header` is larger than what `load_checkpoint` reads, 1 GB.
     """
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, eqx.filter(tree, eqx.is_array))
@@ -65,6 +67,8 @@ def save_checkpoint(
         "header": header or {},
     }
     first = json.dumps(first_line).encode() + b"\n"
+    if len(first) > _MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {len(first)} bytes is too large to be read again")
     whole = hashlib.sha256(first)
     whole.update(content)
     with atomic_write(path) as file:
