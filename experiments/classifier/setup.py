@@ -136,7 +136,8 @@ def build_optimiser(
 
 
 _OF_THE_OPTIMISER = """
-    optimiser lr momentum nesterov clip_norm speed_decay schedule warmup_epochs decay_epochs
+    optimiser lr momentum nesterov clip_norm speed_decay
+    schedule warmup_epochs decay_epochs
 """.split()
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ class Runner:
 @contextlib.contextmanager
 def processes(
     folder: Path, *options: object, number: int = 2, script: str = mnist.__file__
-) -> Iterator[list[subprocess.Popen[str]]]:
+) -> Iterator[list[Any]]:
     """Processes of one run over loopback; whatever is left of them is killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
