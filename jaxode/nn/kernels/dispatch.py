@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import jax
 from jax import lax
+from jaxtyping import Array
 
 
 P = ParamSpec("P")
@@ -24,6 +25,9 @@ R = TypeVar("R")
 # Up to this width a convolution is written out as multiply-adds on a CPU: the widest
 # measured. `lax.conv` in a loop took 5 (2 channels) to 38 (64 channels) times as long.
 FEW_CHANNELS = 64
+
+# From this width on a convolution is faster as matrix products over tiles.
+TILES_FROM = 16
 
 
 def prefers_batch_last(channels: int) -> bool:
@@ -36,6 +40,18 @@ def prefers_batch_last(channels: int) -> bool:
         True for up to `FEW_CHANNELS` on a CPU; False where `lax.conv` is to run.
     """
     return channels <= FEW_CHANNELS and jax.default_backend() == "cpu"
+
+
+def prefers_tiles(weight: Array) -> bool:
+    """Whether a 3x3 convolution is best done in tiles (see `winograd`).
+
+    Args:
+        weight: Its kernels, output channel first.
+
+    Returns:
+        True for many channels on a CPU.
+    """
+    return min(weight.shape[:2]) >= TILES_FROM and jax.default_backend() == "cpu"
 
 
 def by_platform(
