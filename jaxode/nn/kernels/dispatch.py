@@ -10,13 +10,12 @@ Two decisions, at two times:
   `jax.lax.platform_dependent`, for the platform that is then known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 import jax
 from jax import lax
-from jaxtyping import Array
 
 
 P = ParamSpec("P")
@@ -42,16 +41,16 @@ def prefers_batch_last(channels: int) -> bool:
     return channels <= FEW_CHANNELS and jax.default_backend() == "cpu"
 
 
-def prefers_tiles(weight: Array) -> bool:
+def prefers_tiles(shape: Sequence[int]) -> bool:
     """Whether a 3x3 convolution is best done in tiles (see `winograd`).
 
     Args:
-        weight: Its kernels, output channel first.
+        shape: Of its kernels, output channel first.
 
     Returns:
         True for many channels on a CPU.
     """
-    return min(weight.shape[:2]) >= TILES_FROM and jax.default_backend() == "cpu"
+    return min(shape[:2]) >= TILES_FROM and jax.default_backend() == "cpu"
 
 
 def by_platform(

@@ -86,7 +86,7 @@ def add_image(
 def _norm_conv_forward(y, weight, affine, batch, groups, activation):
     known = moments(y, batch=batch, groups=groups)
     lines = linear_map(known, *affine)
-    if prefers_tiles(weight):
+    if prefers_tiles(weight.shape):
         x = activated(y, lines, activation=activation)
         z = convolve_in_tiles(x, weight, batch=batch)
     else:
@@ -99,7 +99,7 @@ def _norm_conv_backward(batch, groups, activation, kept, z_bar):
     y, weight, affine, known = kept
     lines = linear_map(known, *affine)
     # The input is cheaper computed again than kept, as in `conv_field`.
-    if prefers_tiles(weight):
+    if prefers_tiles(weight.shape):
         x = activated(y, lines, activation=activation)
         x_bar, weight_bar = cotangents_in_tiles(z_bar, x, weight, batch=batch)
     else:

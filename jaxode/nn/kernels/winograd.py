@@ -36,7 +36,8 @@ from ..._steps.noinline import noinline
 
 
 Kernels: TypeAlias = Float[Array, "channel in_channel 3 3"]
-Merged: TypeAlias = Float[Array, "channel height row"]
+Input: TypeAlias = Float[Array, "in_channel height row"]
+Output: TypeAlias = Float[Array, "channel height row"]
 # Values at the points: rows' point, columns' point, channel, tiles and their images.
 AtPoints: TypeAlias = Float[Array, "5 5 channel tile_row"]
 End = Literal["input", "output"]
@@ -69,7 +70,7 @@ _OF_PIXELS = np.array(
 )
 
 
-def convolve_in_tiles(x: Merged, weight: Kernels, *, batch: int) -> Merged:
+def convolve_in_tiles(x: Input, weight: Kernels, *, batch: int) -> Output:
     """Cross-correlates with 3x3 kernels, a pixel of zeros around.
 
     Args:
@@ -83,8 +84,8 @@ def convolve_in_tiles(x: Merged, weight: Kernels, *, batch: int) -> Merged:
 
 
 def cotangents_in_tiles(
-    z_bar: Merged, x: Merged, weight: Kernels, *, batch: int
-) -> tuple[Merged, Kernels]:
+    z_bar: Output, x: Input, weight: Kernels, *, batch: int
+) -> tuple[Input, Kernels]:
     """Gradients of `convolve_in_tiles` with respect to input and kernels.
 
     Args:
@@ -101,14 +102,14 @@ def cotangents_in_tiles(
     return x_bar, weight_bar
 
 
-def to_points(x: Merged, end: End, *, batch: int) -> AtPoints:
+def to_points(x: Output, end: End, *, batch: int) -> AtPoints:
     """An image at the points: of what tiles read, or, transposed, of what they give."""
     return _columns_to_points(_rows_to_points(x, end=end), end=end, batch=batch)
 
 
 def from_points(
     points: AtPoints, end: End, *, size: tuple[int, int], batch: int
-) -> Merged:
+) -> Output:
     """The transpose of `to_points`: an image of `size` from values at the points."""
     settings = dict(end=end, size=size, batch=batch)
     return _rows_from_points(_columns_from_points(points, **settings), **settings)
@@ -119,7 +120,7 @@ def from_points(
 
 
 @noinline("end")
-def _rows_to_points(x: Merged, *, end: End) -> Float[Array, "5 channel tile row"]:
+def _rows_to_points(x: Output, *, end: End) -> Float[Array, "5 channel tile row"]:
     matrix = _matrix(end, x.shape[1])
     rows = [x[:, p] for p in range(x.shape[1])]
     return jnp.stack([jnp.stack([_sum(m, rows) for m in of], 1) for of in matrix])
@@ -155,7 +156,7 @@ def _rows_from_points(
     end: End,
     size: tuple[int, int],
     batch: int,
-) -> Merged:
+) -> Output:
     del batch
     matrix = _matrix(end, size[0])
     terms = [rows[k, :, t] for k in range(5) for t in range(matrix.shape[1])]
@@ -204,7 +205,7 @@ def _kernels_at_points(weight: Kernels) -> Float[Array, "25 in_channel channel"]
 
 @noinline()
 def _kernels_back(points: Float[Array, "25 channel in_channel"]) -> Kernels:
-    """The transpose of `_kernels_at_points`, on points with the output channel first."""
+    """The transpose of `_kernels_at_points`; the output channel is first."""
     channels, in_channels = points.shape[1:]
     matrix = _kernel_matrix(points.dtype)
     flat = _dot(matrix, points.reshape(25, -1), ((0,), (0,)))
@@ -217,7 +218,8 @@ def _kernel_matrix(dtype) -> Float[Array, "25 9"]:
 
 @noinline()
 def _product(
-    kernels: Float[Array, "25 in_channel channel"], points: AtPoints
+    kernels: Float[Array, "25 in_channel channel"],
+    points: Float[Array, "5 5 in_channel tile_row"],
 ) -> AtPoints:
     """At each point the kernels times the image."""
     flat = points.reshape(25, *points.shape[2:])
@@ -226,7 +228,9 @@ def _product(
 
 
 @noinline()
-def _outer(bars: AtPoints, points: AtPoints) -> Float[Array, "25 channel in_channel"]:
+def _outer(
+    bars: AtPoints, points: Float[Array, "5 5 in_channel tile_row"]
+) -> Float[Array, "25 channel in_channel"]:
     """At each point the cotangents times the image: the cotangent of the kernels."""
     flat = [x.reshape(25, *x.shape[2:]) for x in (bars, points)]
     return _dot(*flat, ((2,), (2,)), ((0,), (0,)))
