@@ -7,8 +7,9 @@ import pytest
 
 from jaxode._jax_versions import enable_x64
 from jaxode.nn import kernels
-from jaxode.nn.kernels.dispatch import prefers_tiles, TILES_FROM
+from jaxode.nn.kernels.dispatch import prefers_tiles, TILES_FROM, TILES_UP_TO
 from jaxode.nn.kernels.winograd import convolve_in_tiles, cotangents_in_tiles
+from jaxode.nn.paper_fields import PaperField
 
 
 # channels out and in, height, width, batch
@@ -90,11 +91,9 @@ def test_cotangents_in_tiles_are_differentiated_right(x64):
 
 @pytest.mark.slow
 def test_field_of_many_channels_matches_plain(x64):
-    from jaxode.nn.paper_fields import PaperField
-
     field = PaperField(64, key=jax.random.key(0))
     twin = PaperField(64, key=jax.random.key(0), plain=True)
-    assert prefers_tiles(field.conv1.weight[:, 1:].shape)
+    assert prefers_tiles(field.conv1.weight[:, 1:].shape, 36)
     y, bar = draw((64, 64, 6, 6, 2), "float64")[:2]
 
     def value_and_cotangents(field):
@@ -107,6 +106,8 @@ def test_field_of_many_channels_matches_plain(x64):
         np.testing.assert_allclose(a, b, atol=4e-14 * np.max(np.abs(b)))
 
 
-def test_tiles_are_for_many_channels():
-    assert prefers_tiles((TILES_FROM, TILES_FROM, 3, 3))
-    assert not prefers_tiles((TILES_FROM, TILES_FROM - 1, 3, 3))
+def test_tiles_are_for_many_channels_and_few_pixels():
+    wide = (TILES_FROM, TILES_FROM, 3, 3)
+    assert prefers_tiles(wide, TILES_UP_TO)
+    assert not prefers_tiles(wide, TILES_UP_TO + 1)
+    assert not prefers_tiles((TILES_FROM, TILES_FROM - 1, 3, 3), TILES_UP_TO)

@@ -86,7 +86,7 @@ def add_image(
 def _norm_conv_forward(y, weight, affine, batch, groups, activation):
     known = moments(y, batch=batch, groups=groups)
     lines = linear_map(known, *affine)
-    if prefers_tiles(weight.shape):
+    if prefers_tiles(weight.shape, _pixels(y, batch)):
         x = activated(y, lines, activation=activation)
         z = convolve_in_tiles(x, weight, batch=batch)
     else:
@@ -99,7 +99,7 @@ def _norm_conv_backward(batch, groups, activation, kept, z_bar):
     y, weight, affine, known = kept
     lines = linear_map(known, *affine)
     # The input is cheaper computed again than kept, as in `conv_field`.
-    if prefers_tiles(weight.shape):
+    if prefers_tiles(weight.shape, _pixels(y, batch)):
         x = activated(y, lines, activation=activation)
         x_bar, weight_bar = cotangents_in_tiles(z_bar, x, weight, batch=batch)
     else:
@@ -156,6 +156,10 @@ def through_activation(
     """Cotangent of the normalised state, from that of the activated one."""
     _, slope = activation_pair(activation)
     return x_bar * slope(normalise(y, lines))
+
+
+def _pixels(y: Merged, batch: int) -> int:
+    return y.shape[1] * y.shape[2] // batch
 
 
 def _value(y, weight, affine, batch, groups, activation):

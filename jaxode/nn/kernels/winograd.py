@@ -111,8 +111,8 @@ def from_points(
     points: AtPoints, end: End, *, size: tuple[int, int], batch: int
 ) -> Output:
     """The transpose of `to_points`: an image of `size` from values at the points."""
-    settings = dict(end=end, size=size, batch=batch)
-    return _rows_from_points(_columns_from_points(points, **settings), **settings)
+    columns = _columns_from_points(points, end=end, width=size[1], batch=batch)
+    return _rows_from_points(columns, end=end, height=size[0])
 
 
 # Each pass is a unit of its own: fused, the first would be computed anew for every
@@ -137,32 +137,26 @@ def _columns_to_points(
     return jnp.stack(points, 1).reshape(5, 5, rows.shape[1], -1)
 
 
-@noinline("end", "size", "batch")
+@noinline("end", "width", "batch")
 def _columns_from_points(
-    points: AtPoints, *, end: End, size: tuple[int, int], batch: int
+    points: AtPoints, *, end: End, width: int, batch: int
 ) -> Float[Array, "5 channel tile row"]:
-    matrix = _matrix(end, size[1])
+    matrix = _matrix(end, width)
     channels, tiles = points.shape[2], matrix.shape[1]
     split = points.reshape(5, 5, channels, -1, tiles, batch)
     terms = [split[:, k, :, :, t] for k in range(5) for t in range(tiles)]
-    columns = [_sum(matrix[:, :, p].reshape(-1), terms) for p in range(size[1])]
-    return jnp.stack(columns, 3).reshape(5, channels, -1, size[1] * batch)
+    columns = [_sum(matrix[:, :, p].reshape(-1), terms) for p in range(width)]
+    return jnp.stack(columns, 3).reshape(5, channels, -1, width * batch)
 
 
-@noinline("end", "size", "batch")
+@noinline("end", "height")
 def _rows_from_points(
-    rows: Float[Array, "5 channel tile row"],
-    *,
-    end: End,
-    size: tuple[int, int],
-    batch: int,
+    columns: Float[Array, "5 channel tile row"], *, end: End, height: int
 ) -> Output:
-    del batch
-    matrix = _matrix(end, size[0])
-    terms = [rows[k, :, t] for k in range(5) for t in range(matrix.shape[1])]
-    return jnp.stack(
-        [_sum(matrix[:, :, p].reshape(-1), terms) for p in range(size[0])], 1
-    )
+    matrix = _matrix(end, height)
+    terms = [columns[k, :, t] for k in range(5) for t in range(matrix.shape[1])]
+    rows = [_sum(matrix[:, :, p].reshape(-1), terms) for p in range(height)]
+    return jnp.stack(rows, 1)
 
 
 def _matrix(end: End, pixels: int) -> np.ndarray:
@@ -232,8 +226,8 @@ def _outer(
     bars: AtPoints, points: Float[Array, "5 5 in_channel tile_row"]
 ) -> Float[Array, "25 channel in_channel"]:
     """At each point the cotangents times the image: the cotangent of the kernels."""
-    flat = [x.reshape(25, *x.shape[2:]) for x in (bars, points)]
-    return _dot(*flat, ((2,), (2,)), ((0,), (0,)))
+    flat = lambda x: x.reshape(25, *x.shape[2:])
+    return _dot(flat(bars), flat(points), ((2,), (2,)), ((0,), (0,)))
 
 
 def _dot(a: Array, b: Array, contracted: tuple, shared: tuple = ((), ())) -> Array:
