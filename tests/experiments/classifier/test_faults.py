@@ -166,6 +166,7 @@ def test_run_whose_checkpoint_is_gone_is_not_begun_again(folder):
 def test_checkpoint_that_another_command_replaces_meanwhile_is_not_believed(folder):
     run_folder, config, about = read_run(folder)
     saved = read_checkpoint(run_folder, config, about)
+    assert saved is not None
     state = TrainState.create(build_model(config), build_optimiser(config, 2))
     load_state(run_folder, state, saved, 2)
     with pytest.raises(InputError, match="has 2 training steps, and .* should be 3"):

@@ -67,6 +67,7 @@ def test_first_signal_is_obeyed_when_all_is_saved(how):
 def test_second_signal_ends_at_once():
     with started() as process:
         process.terminate()
+        assert process.stderr is not None
         assert process.stderr.readline().startswith("Stopping")
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
