@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,6 +26,7 @@ from classifier.records import (
     train_record,
 )
 from classifier.setup import Keys
+from console.host_memory import require_host_memory
 from console.progress import Reporter
 from jaxode.training import (
     MAX_SKIPPED_IN_A_ROW,
@@ -71,6 +73,9 @@ class Trainer:
         """Compiles ahead of time, so that no epoch's seconds contain it.
 
         Training is compiled while testing is traced and compiled.
+
+        Raises:
+            InputError: if a step needs more memory than there is.
         """
         start = time.perf_counter()
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -87,7 +92,17 @@ class Trainer:
                 self.config, self.data.scored, self.data.sharding
             ).compile(state.model)
             programs = train.result(), evaluate
+        self._require_memory(programs[0])
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
+
+    def _require_memory(self, train: Any) -> None:
+        needed = temporary_bytes(train)
+        if needed is None or jax.default_backend() != "cpu":
+            return
+        # The compiler speaks of one device, and all of a process share its memory.
+        sharding = self.data.sharding
+        count = 1 if sharding is None else len(sharding.addressable_devices)
+        require_host_memory("A training step", needed * count)
 
     def train_epoch(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from classifier.config import Config
 from classifier.networks import MODELS, Network
+from console.host_memory import require_host_memory
 
 
 _FINAL_LR_FRACTION = 0.01
@@ -20,6 +22,8 @@ _DROPS = (60 / 160, 100 / 160, 140 / 160)
 _DROP = 0.1
 # Adam's usual 0.999 remembers a thousand steps, half an epoch of a run of three.
 _SECOND_MOMENTS = 0.99
+_SURELY_FITS = 512
+"""Channels of some 20 MB of parameters."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,17 @@ class Keys:
 
 
 def build_model(config: Config) -> Network:
-    """The untrained network; its weights are decided by the seed."""
-    return MODELS[config.model](config, Keys.of(config.seed).model)
+    """The untrained network; its weights are decided by the seed.
+
+    Raises:
+        InputError: if its parameters alone are more than the memory of the machine.
+    """
+    build = partial(MODELS[config.model], config)
+    key = Keys.of(config.seed).model
+    if config.channels > _SURELY_FITS:
+        num_parameters = count_parameters(eqx.filter_eval_shape(build, key))
+        require_host_memory(f"--channels {config.channels}", 4 * num_parameters)
+    return build(key)
 
 
 def count_parameters(model: Any) -> int:
@@ -111,7 +124,25 @@ def _adam(
 def build_optimiser(
     config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """SGD or Adam, after the schedule of the settings."""
+    """SGD or Adam, after the schedule of the settings.
+
+    The same object for the same settings: JAX keeps a compiled training step for each
+    optimiser that it has met, so a notebook that trains again and again would grow.
+    """
+    deciding = {name: getattr(config, name) for name in _OF_THE_OPTIMISER}
+    if config.decay_epochs is None:
+        deciding["decay_epochs"] = float(config.epochs)
+    return _optimiser(Config(**deciding), steps_per_epoch)
+
+
+_OF_THE_OPTIMISER = """
+    optimiser lr momentum nesterov clip_norm speed_decay
+    schedule warmup_epochs decay_epochs
+""".split()
+
+
+@lru_cache(maxsize=16)
+def _optimiser(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     limit, lr = config.clip_norm, learning_rate(config, steps_per_epoch)
     if config.optimiser == "adam":
         step = _adam(lr, config)

@@ -33,7 +33,8 @@ FORMAT = "jaxode checkpoint"
 _IN_FILE, _IN_FOLDER = 2, 3
 FORMAT_VERSION = _IN_FOLDER
 """The newest that is read."""
-_MAX_HEADER_BYTES = 2**26
+_MAX_HEADER_BYTES = 2**30
+"""Longer lines are not looked through for their end: they are of no checkpoint."""
 _HASH_BYTES = hashlib.sha256().digest_size
 _KINDS = {"bytes": int, "sha256": str, "leaves": list, "header": dict}
 
@@ -68,7 +69,8 @@ def save_checkpoint(
     Raises:
         OSError: if the file cannot be written. `path` is then as it was.
         TypeError: if `header` is not JSON.
-        ValueError: for another `form`.
+        ValueError: for another `form`, or if `header` is larger than what
+            `load_checkpoint` reads, 1 GB.
         ImportError: if Orbax is needed and missing.
     """
     path = Path(path)
@@ -112,6 +114,10 @@ def _write(
         "header": header or {},
     }
     first = json.dumps(first_line).encode() + b"\n"
+    if len(first) > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"a header of {len(first)} bytes is too large to be read again"
+        )
     whole = hashlib.sha256(first)
     whole.update(content)
     with atomic_write(path) as file:

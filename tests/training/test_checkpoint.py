@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from helpers import unchecked_types
 
 from jaxode.nn import ODENet
+from jaxode.training import checkpoint
 from jaxode.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -106,6 +108,35 @@ def test_old_file_is_there_until_the_new_one_is_complete(path, monkeypatch):
     save_checkpoint(path, make_tree(1))
     new, old = seen
     assert arrays_equal(new, make_tree(1)) and arrays_equal(old, make_tree(0))
+
+
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_when_it_is_over(
+    path, monkeypatch
+):
+    fsync, replace, calls = os.fsync, os.replace, []
+
+    def sync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        calls.append("folder" if is_folder else "file")
+        fsync(descriptor)
+
+    def rename(source, target):
+        calls.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    save_checkpoint(path, make_tree())
+    assert calls == ["file", "name", "folder"]
+
+
+def test_header_that_could_not_be_read_again_leaves_the_old_file(path, monkeypatch):
+    save_checkpoint(path, make_tree(0))
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint, "_MAX_HEADER_BYTES", 1000)
+    with pytest.raises(ValueError, match="bytes is too large to be read again"):
+        save_checkpoint(path, make_tree(1), {"history": 1000 * [0]})
+    assert path.read_bytes() == before
 
 
 def test_header_that_is_no_json_leaves_the_old_file(path):

@@ -171,6 +171,13 @@ def test_file_of_the_first_format_is_read(path):
     np.testing.assert_array_equal(tree["weight"], TREE["weight"])
 
 
+def test_changed_array_in_a_file_of_the_first_format_is_found(path):
+    first, rest = path.read_bytes().split(b"\n", 1)
+    old = first.replace(b'"version": 2', b'"version": 1') + b"\n" + rest[:-32]
+    assert not refused(path, old)
+    assert refused(path, old[:-3] + bytes([old[-3] ^ 1]) + old[-2:])
+
+
 def test_new_file_that_says_it_is_old_is_found(path):
     whole = path.read_bytes()
     assert refused(path, whole.replace(b'"version": 2', b'"version": 1', 1))

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import pytest
 import streamed
-from runs import arrays, metrics, numbers, Runner, TINY, train
-from test_several_devices import processes
+from runs import arrays, metrics, numbers, processes, Runner, TINY, train
 
 import jaxode
 from classifier import streaming
