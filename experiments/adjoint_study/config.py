@@ -105,10 +105,16 @@ class Sizes:
     blocks: int
 
 
-# The default recipe of mnist.py with its cosine ended at the last epoch. The bound on
-# the steps is out of the way of the finest tolerance; it costs backsolve nothing.
+# SGD along a cosine that ends at the last epoch. The bound on the steps is out of the
+# way of the finest tolerance; it costs backsolve nothing.
 FULL = Sizes(
-    recipe=Config(adjoint="backsolve", epochs=2, decay_epochs=2, max_steps=1024),
+    recipe=Config(
+        adjoint="backsolve",
+        epochs=2,
+        decay_epochs=2,
+        max_steps=1024,
+        eval_batch_size=500,
+    ),
     stretches=40,
     trained_at=(1e-1, 1e-2, 1e-4),
     batch=16,

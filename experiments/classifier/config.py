@@ -40,7 +40,7 @@ class Config:
     preset: Literal["default", "fast", "post", "paper"] = "default"
     """Source of the defaults.
     default: the most accurate.
-    fast: half the epochs, of half the field calls (solver bosh3, smaller batches).
+    fast: its recipe in three epochs, for a minute.
     post: the recipe of the post.
     paper: network and recipe of the ODE-Net paper, for a GPU."""
     model: ModelName = "odenet"

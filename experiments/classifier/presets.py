@@ -17,22 +17,22 @@ _OF_THE_PAPER: dict[str, Any] = dict(
 _IN_FEW_CALLS: dict[str, Any] = dict(
     solver="bosh3",
     dt0=1.0,
-    max_steps=16,
     batch_size=32,
     optimiser="adam",
     lr=0.01,
     schedule="linear",
     clip_norm=0.0,
     speed_decay=1e-3,
-    warmup_epochs=0.2,
 )
 
 PRESETS = {
-    "default": Config(),
+    "default": Config(epochs=16, decay_epochs=16.0, warmup_epochs=0.5, **_IN_FEW_CALLS),
     "fast": Config(
         preset="fast",
         epochs=3,
         decay_epochs=3.0,
+        warmup_epochs=0.2,
+        max_steps=16,
         **_IN_FEW_CALLS,
     ),
     "post": Config(

@@ -49,8 +49,9 @@ def build_model(config: Config) -> Network:
     build = partial(MODELS[config.model], config)
     key = Keys.of(config.seed).model
     if config.channels > _SURELY_FITS:
-        num_parameters = count_parameters(eqx.filter_eval_shape(build, key))
-        require_host_memory(f"--channels {config.channels}", 4 * num_parameters)
+        shapes = jax.tree.leaves(eqx.filter_eval_shape(build, key))
+        needed = sum(x.size * x.dtype.itemsize for x in shapes if hasattr(x, "dtype"))
+        require_host_memory(f"--channels {config.channels}", needed)
     return build(key)
 
 

@@ -115,9 +115,8 @@ def _write(
     }
     first = json.dumps(first_line).encode() + b"\n"
     if len(first) > _MAX_HEADER_BYTES:
-        raise ValueError(
-            f"a header of {len(first)} bytes is too large to be read again"
-        )
+        size = f"{len(first)} bytes, and {_MAX_HEADER_BYTES}"
+        raise ValueError(f"header is too large: it has {size} at most are read again")
     whole = hashlib.sha256(first)
     whole.update(content)
     with atomic_write(path) as file:

@@ -13,6 +13,7 @@ from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
 from .conv import convolve, pad_rows, transposed, weight_cotangent
+from .dispatch import prefers_tiles
 from .group_norm import (
     cotangent_map,
     cotangent_sums,
@@ -24,6 +25,7 @@ from .group_norm import (
     parameter_cotangents,
     PerChannel,
 )
+from .winograd import convolve_in_tiles, cotangents_in_tiles
 
 
 # Scale and offset.
@@ -84,18 +86,27 @@ def add_image(
 def _norm_conv_forward(y, weight, affine, batch, groups, activation):
     known = moments(y, batch=batch, groups=groups)
     lines = linear_map(known, *affine)
-    x = padded_input(y, lines, batch=batch, activation=activation)
-    return convolve(x, weight, batch=batch), (y, weight, affine, known)
+    if prefers_tiles(weight.shape, _pixels(y, batch)):
+        x = activated(y, lines, activation=activation)
+        z = convolve_in_tiles(x, weight, batch=batch)
+    else:
+        x = padded_input(y, lines, batch=batch, activation=activation)
+        z = convolve(x, weight, batch=batch)
+    return z, (y, weight, affine, known)
 
 
 def _norm_conv_backward(batch, groups, activation, kept, z_bar):
     y, weight, affine, known = kept
     lines = linear_map(known, *affine)
-    z_bar = pad_rows(z_bar, batch)
-    # Cheaper than to keep it, as in `conv_field`.
-    x = padded_input(y, lines, batch=batch, activation=activation)
-    weight_bar = weight_cotangent(z_bar, x, batch=batch)
-    x_bar = convolve(z_bar, transposed(weight), batch=batch)
+    # The input is cheaper computed again than kept, as in `conv_field`.
+    if prefers_tiles(weight.shape, _pixels(y, batch)):
+        x = activated(y, lines, activation=activation)
+        x_bar, weight_bar = cotangents_in_tiles(z_bar, x, weight, batch=batch)
+    else:
+        z_bar = pad_rows(z_bar, batch)
+        x = padded_input(y, lines, batch=batch, activation=activation)
+        weight_bar = weight_cotangent(z_bar, x, batch=batch)
+        x_bar = convolve(z_bar, transposed(weight), batch=batch)
     u_bar = through_activation(x_bar, y, lines, activation=activation)
     y_bar, affine_bar = _through_norm(u_bar, y, known, affine, batch, groups)
     return y_bar, weight_bar, affine_bar
@@ -130,12 +141,25 @@ def padded_input(
 
 
 @noinline("activation")
+def activated(
+    y: Merged, lines: Float[Array, "2 channel row"], *, activation: str
+) -> Merged:
+    """The normalised state, activated."""
+    activate, _ = activation_pair(activation)
+    return activate(normalise(y, lines))
+
+
+@noinline("activation")
 def through_activation(
     x_bar: Merged, y: Merged, lines: Float[Array, "2 channel row"], *, activation: str
 ) -> Merged:
     """Cotangent of the normalised state, from that of the activated one."""
     _, slope = activation_pair(activation)
     return x_bar * slope(normalise(y, lines))
+
+
+def _pixels(y: Merged, batch: int) -> int:
+    return y.shape[1] * y.shape[2] // batch
 
 
 def _value(y, weight, affine, batch, groups, activation):

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..._steps.noinline import noinline
+
 
 BatchLast: TypeAlias = Float[Array, "channel height width batch"]
 
@@ -23,22 +25,53 @@ def strided_conv(
         x: Input, at least 2 pixels high and wide.
         weight: Kernels, output channel first.
     """
-    channels, height, width, batch = x.shape
+    _, height, width, batch = x.shape
     rows, columns = height // 2, width // 2
-    # Of an odd number of pixels no kernel reaches the last row of zeros.
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    padded = padded[:, : 2 * rows + 2, : 2 * columns + 2]
-    split = padded.reshape(channels, rows + 1, 2, columns + 1, 2, batch)
-    pixels = jnp.transpose(split, (0, 2, 4, 1, 3, 5)).reshape(
-        4 * channels, rows + 1, columns + 1, batch
-    )
-    kernels = weight.reshape(-1, channels, 2, 2, 2, 2)
+    # Each in a unit of its own: fused with what follows, the padding and the shuffling
+    # of pixels would be done anew for each of the four products.
+    pixels = _quarters(_padded(x))
+    kernels = weight.reshape(weight.shape[0], -1, 2, 2, 2, 2)
     total = jnp.zeros((), x.dtype)
     for dy in range(2):
         for dx in range(2):
-            part = pixels[:, dy : dy + rows, dx : dx + columns].reshape(
-                4 * channels, -1
-            )
-            kernel = kernels[:, :, dy, :, dx].reshape(-1, 4 * channels)
-            total = total + jnp.dot(kernel, part, precision=lax.Precision.HIGHEST)
+            kernel = jnp.transpose(kernels[:, :, dy, :, dx], (2, 3, 1, 0))
+            part = _part(pixels, dy=dy, dx=dx, batch=batch)
+            total = total + _product(kernel.reshape(-1, weight.shape[0]), part)
     return total.reshape(-1, rows, columns, batch)
+
+
+@noinline()
+def _padded(x: BatchLast) -> Float[Array, "channel even_height even_width batch"]:
+    """With a pixel of zeros around; of an odd number no kernel reaches the last."""
+    height, width = (size // 2 * 2 + 2 for size in x.shape[1:3])
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, :height, :width]
+
+
+@noinline()
+def _quarters(x: BatchLast) -> Float[Array, "4*channel half_height half_row"]:
+    """Every second pixel of every second row, the four images as so many channels."""
+    channels, height, width, batch = x.shape
+    pairs = x.reshape(channels, height // 2, 2, width // 2, 2 * batch)
+    halves = [pairs[..., first : first + batch] for first in (0, batch)]
+    images = jnp.stack([half[:, :, dy] for dy in range(2) for half in halves])
+    return images.reshape(4 * channels, height // 2, -1)
+
+
+@noinline("dy", "dx", "batch")
+def _part(
+    x: Float[Array, "channel height row"], *, dy: int, dx: int, batch: int
+) -> Float[Array, "channel pixel"]:
+    """What one place of the kernel is multiplied with: all but a row and a column."""
+    row = x.shape[2] - batch
+    part = x[:, dy : dy + x.shape[1] - 1, dx * batch : dx * batch + row]
+    return part.reshape(x.shape[0], -1)
+
+
+@noinline()
+def _product(
+    kernel: Float[Array, "channel out_channel"], x: Float[Array, "channel pixel"]
+) -> Float[Array, "out_channel pixel"]:
+    """A matrix product over rows of both, the faster way round."""
+    return lax.dot_general(
+        kernel, x, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
+    )

@@ -1,9 +1,11 @@
 """What a signal does to a command: noted while it saves, obeyed, and obeyed at once."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,24 +35,29 @@ sys.exit(exit_code(main, "program"))
 """
 
 
-def start(*arguments: str, **options) -> subprocess.Popen[str]:
-    """The program, when it has begun."""
+@contextlib.contextmanager
+def started(*arguments: str, shell: str = "") -> Iterator[subprocess.Popen[str]]:
+    """The program, when it has begun; what is left of it is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        ["sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", PROGRAM]
+        + [*arguments],
         env={**os.environ, "PYTHONPATH": str(Path(console.__path__[0]).parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_is_obeyed_when_all_is_saved(how):
-    with start("looks") as process:
+    with started("looks") as process:
         process.send_signal(how)
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + how and out == "saved\n"
@@ -58,7 +65,7 @@ def test_first_signal_is_obeyed_when_all_is_saved(how):
 
 
 def test_second_signal_ends_at_once():
-    with start() as process:
+    with started() as process:
         process.terminate()
         assert process.stderr.readline().startswith("Stopping")
         process.send_signal(signal.SIGINT)
@@ -67,8 +74,7 @@ def test_second_signal_ends_at_once():
 
 
 def test_hang_up_that_nohup_has_ignored_is_ignored():
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with start("looks", preexec_fn=ignore) as process:
+    with started("looks", shell="trap '' HUP;") as process:
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
