@@ -121,9 +121,10 @@ def train_steps(
         accumulate: Pieces in which a batch is solved and differentiated, one after the
             other, in the memory of one. The update is that of the batch, to rounding,
             where every image is computed by itself; a model that solves a batch as one
-            ODE takes for each piece the steps that suit its images, so the gradient is
-            that of the batch within the solver's tolerance. What does not divide is
-            filled up, and every image counts once. `metrics.batches` counts pieces.
+            ODE takes for each piece the steps that suit its images, so the gradient
+            differs by what the tolerance leaves, as with another batch size. What does
+            not divide is filled up, and every image counts once. `metrics.batches`
+            counts pieces.
 
     Returns:
         The state after the last step, and the metrics with those of the steps added.

@@ -80,20 +80,11 @@ def test_pieces_add_up_to_the_gradient_of_the_batch(accumulate):
     settings = EQUAL_STEPS | dict(regularisers=COSTS)
     expected, whole = gradient(1, 9, **settings)
     actual, metrics = gradient(accumulate, 9, **settings)
-    # Observed 9e-7: the images are added up in another order.
+    # Observed 6e-7: the images are added up in another order.
     assert difference(actual, expected) < 1e-5
     np.testing.assert_allclose(metrics.loss, whole.loss, rtol=1e-5)
     assert (int(metrics.total), int(metrics.correct)) == (9, int(whole.correct))
     assert int(metrics.batches) == {2: 2, 4: 3}[accumulate]
-
-
-@pytest.mark.slow
-def test_pieces_of_one_adaptive_ode_agree_within_its_tolerance():
-    """Each piece takes steps of its own, so rounding is not what is left."""
-    expected, _ = gradient(1, 8, rtol=1e-4, atol=1e-4, max_steps=500)
-    actual, _ = gradient(4, 8, rtol=1e-4, atol=1e-4, max_steps=500)
-    # Observed 2e-4.
-    assert 1e-6 < difference(actual, expected) < 2e-3
 
 
 @pytest.mark.slow
@@ -124,7 +115,7 @@ def test_pieces_need_the_memory_of_one():
         return program.compiled.memory_analysis().temp_size_in_bytes
 
     one, four = temporary_bytes(1), temporary_bytes(4)
-    # Observed 0.26.
+    # Observed 0.254 in `train_steps`.
     assert four < 0.35 * one
 
 
