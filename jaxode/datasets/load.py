@@ -57,6 +57,12 @@ def load(
         DataError: if the name is unknown, a file is missing or damaged, the cache
             cannot be written, or (not for `"auto"`) nothing can be downloaded.
         ImportError: if a package of the extra `experiments` is missing.
+
+    Examples:
+        >>> import jaxode
+        >>> (train_images, train_labels), test = jaxode.datasets.load("digits")
+        >>> train_images.shape, train_labels.dtype
+        ((1437, 28, 28, 1), dtype('int32'))
     """
     if dataset not in DATASETS:
         raise DataError(
