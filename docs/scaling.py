@@ -1,12 +1,13 @@
 """The tables of `scaling.md`: what a divided training step computes and exchanges.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python docs/scaling.py count
+    python docs/scaling.py pieces
     python docs/scaling.py simulate --step-ms 38 --batch 64
 
 The first compiles the classifier's training step for 1, 2, 4 and 8 devices and reads
-the programs. The second computes, from the step time of one device and the speed of the
-links, what more devices would take. It is arithmetic under the assumptions that it
-prints, and no measurement.
+the programs, the second for a batch in 1, 2, 4 and 8 pieces. The third computes, from
+the step time of one device and the speed of the links, what more devices would take. It
+is arithmetic under the assumptions that it prints, and no measurement.
 """
 
 import argparse
@@ -30,6 +31,32 @@ LINKS = {
 
 def count(batch: int) -> None:
     """Prints what the compiled training step of each device does."""
+    print("devices  images on each  operations  of one  temporary bytes  exchanged")
+    base = None
+    for num_devices in (1, 2, 4, 8):
+        compiled = compiled_steps(batch, num_devices)
+        cost = compiled.cost_analysis()
+        memory = compiled.memory_analysis()
+        base = base or cost["flops"]
+        print(
+            f"{num_devices:7}  {-(-batch // num_devices):14}  {cost['flops']:10.3g}  "
+            f"{cost['flops'] / base:6.3f}  {memory.temp_size_in_bytes:15,}  "
+            f"{exchanged(compiled.as_text())}",
+            flush=True,
+        )
+
+
+def count_pieces(batch: int) -> None:
+    """Prints the memory of a step that takes a batch in pieces, on one device."""
+    print("pieces  images of each  temporary bytes")
+    for accumulate in (1, 2, 4, 8):
+        memory = compiled_steps(batch, 1, accumulate=accumulate).memory_analysis()
+        size = memory.temp_size_in_bytes
+        print(f"{accumulate:6}  {-(-batch // accumulate):14}  {size:15,}", flush=True)
+
+
+def compiled_steps(batch: int, num_devices: int, **options: Any) -> Any:
+    """The compiled training steps of the classifier."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -41,33 +68,21 @@ def count(batch: int) -> None:
 
     optimiser = optax.sgd(0.05, momentum=0.9)
     program: Any = train_steps
-    print("devices  images on each  operations  of one  temporary bytes  exchanged")
-    base = None
-    for num_devices in (1, 2, 4, 8):
-        mesh = Mesh(np.array(jax.devices()[:num_devices]), "batch")
-        divided = NamedSharding(mesh, PartitionSpec("batch"))
-        whole = NamedSharding(mesh, PartitionSpec())
-        model = jaxode.nn.ODENet(6, key=jax.random.key(0))
-        data = TrainData(
-            images=jnp.zeros((4 * batch, 28, 28, 1), jnp.uint8),
-            labels=jnp.zeros(4 * batch, jnp.int32),
-            order=jnp.zeros((4, batch), jnp.int32),
-            rows=jnp.array([0, 4], jnp.int32),
-            key=jax.random.key(1),
-        )
-        state = TrainState.create(model, optimiser)
-        given = jax.device_put((data, state, Metrics.zeros()), whole)
-        options = {"optimiser": optimiser, "sharding": divided}
-        compiled = program.lower(*given, **options).compile().compiled
-        cost = compiled.cost_analysis()
-        memory = compiled.memory_analysis()
-        base = base or cost["flops"]
-        print(
-            f"{num_devices:7}  {-(-batch // num_devices):14}  {cost['flops']:10.3g}  "
-            f"{cost['flops'] / base:6.3f}  {memory.temp_size_in_bytes:15,}  "
-            f"{exchanged(compiled.as_text())}",
-            flush=True,
-        )
+    mesh = Mesh(np.array(jax.devices()[:num_devices]), "batch")
+    divided = NamedSharding(mesh, PartitionSpec("batch"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    model = jaxode.nn.ODENet(6, key=jax.random.key(0))
+    data = TrainData(
+        images=jnp.zeros((4 * batch, 28, 28, 1), jnp.uint8),
+        labels=jnp.zeros(4 * batch, jnp.int32),
+        order=jnp.zeros((4, batch), jnp.int32),
+        rows=jnp.array([0, 4], jnp.int32),
+        key=jax.random.key(1),
+    )
+    state = TrainState.create(model, optimiser)
+    given = jax.device_put((data, state, Metrics.zeros()), whole)
+    options |= {"optimiser": optimiser, "sharding": divided}
+    return program.lower(*given, **options).compile().compiled
 
 
 def exchanged(text: str) -> str:
@@ -119,13 +134,16 @@ def seconds_exchanging(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The tables of scaling.md.")
-    parser.add_argument("what", choices=("count", "simulate"))
+    parser.add_argument("what", choices=("count", "pieces", "simulate"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--step-ms", type=float, default=38.0)
     parser.add_argument("--tried", type=int, default=2, help="steps of a solve")
     given = parser.parse_args()
     if given.what == "count":
         count(given.batch)
+        return
+    if given.what == "pieces":
+        count_pieces(given.batch)
         return
     for link in LINKS:
         simulate(given.step_ms, given.batch, given.tried, link)

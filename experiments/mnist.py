@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         config = read_settings(arguments)
         check(config)
         set_xla_cpu_flags()
-        use_one_thread_if_small(config.batch_size, config.channels)
+        solved_at_once = -(-config.batch_size // config.accumulate)
+        use_one_thread_if_small(solved_at_once, config.channels)
         is_distributed = config.distributed
         work = partial(train_in_processes if is_distributed else train, config)
 
@@ -134,7 +135,8 @@ def train_in_processes(config: "Config") -> dict[str, Any]:
 
 def read_settings(arguments: Sequence[str]) -> "Config":
     """The settings of a training run, checked for their types only."""
-    from classifier.config import Config, defaults
+    from classifier.config import Config
+    from classifier.presets import defaults
     from classifier.run_folder import read_run
     from console.command_line import parse, peek
 

@@ -17,12 +17,17 @@ else:
     enable_x64 = getattr(jax.experimental, "enable_x64")  # noqa: B009, for pyright
 
 
-def varies_over(x: jax.Array) -> frozenset[str]:
-    """The axes of a mesh over which an array varies, in `jax.shard_map`."""
-    kind: Any = jax.typeof(x)
-    if hasattr(kind, "manual_axis_type"):  # since JAX 0.10
-        return frozenset(kind.manual_axis_type.varying)
-    return frozenset(kind.vma)
+def varies_over(x: Any) -> frozenset[str]:
+    """The axes of a mesh over which an array varies, in `jax.shard_map`.
+
+    Args:
+        x: The array, or what `jax.eval_shape` says of it.
+    """
+    kind: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    of_axes = getattr(kind, "manual_axis_type", None)  # since JAX 0.10
+    if of_axes is not None:
+        return frozenset(of_axes.varying)
+    return frozenset(getattr(kind, "vma", None) or ())
 
 
 def as_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -51,7 +51,8 @@ PUBLIC: tuple[ModuleType, ...] = (
 
 # What only the experiments need must not slow down, or break, `import jaxode`.
 EXPERIMENT_ONLY = """
-    array_record matplotlib PIL requests rich sklearn tensorflow_datasets torch tyro
+    array_record grain matplotlib orbax PIL requests rich sklearn tensorflow_datasets
+    torch tyro
 """.split()
 
 

@@ -21,7 +21,8 @@ def check(config: Config) -> None:
         InputError: naming the option, what it must be and what it was.
     """
     positive = (
-        "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size t1"
+        "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size t1 "
+        "accumulate"
     )
     for name in [*positive.split(), "train_size", "blocks"]:
         value = getattr(config, name)
@@ -69,6 +70,9 @@ def check(config: Config) -> None:
             "--schedule drops needs the epochs that its parts are parts of: add "
             f"--decay-epochs {config.epochs}, or take --schedule cosine."
         )
+    need = f"must be at most --batch-size ({config.batch_size}), an image in each piece"
+    fits_in = config.accumulate <= config.batch_size
+    _require(fits_in, "accumulate", need, config.accumulate)
     check_fit(config)
     _check_devices(config)
     is_adaptive = fits(config.model, "rtol") and not config.fixed_steps

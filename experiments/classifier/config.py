@@ -3,10 +3,9 @@
 Free of JAX, like `_command_line`, so that `--help` and a typing error take no time.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -73,10 +72,16 @@ class Config:
     """Passes over the training set."""
     batch_size: int = 64
     """Images per training step, which are solved as one ODE."""
+    accumulate: int = 1
+    """Pieces in which a batch is solved and differentiated, one after the other, in the
+    memory of one; each is one ODE then. One update for all of them."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """sgd: with momentum.
+    adam: whose second moments forget at 0.99."""
     lr: float = 0.05
     """Peak learning rate, per step."""
     momentum: float = 0.9
-    """Momentum of SGD, from 0 to below 1."""
+    """Momentum of SGD, or Adam's beta1, from 0 to below 1."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     clip_norm: float = 1.0
@@ -89,9 +94,9 @@ class Config:
     decay_epochs: float | None = 8.0
     """Epochs until the learning rate has come down; 0: never; None: epochs.
     Else not tied to epochs, so that a run can be resumed for more of them."""
-    schedule: Literal["cosine", "drops"] = "cosine"
+    schedule: Literal["cosine", "linear", "drops"] = "cosine"
     """How the learning rate comes down.
-    cosine: along one, to a hundredth.
+    cosine, linear: along one, to a hundredth.
     drops: to a tenth of itself at 60, 100 and 140 of 160 parts of decay-epochs."""
     shift: int = 1
     """Pixels by which training images are moved each way, at random."""
@@ -130,13 +135,16 @@ class Config:
     """Take equal steps of at most dt0 and ignore rtol and atol."""
     max_steps: int = 64
     """Steps after which a solve has failed. direct takes time in proportion."""
+    stream: bool = False
+    """Read training images from the disk, ahead of their use, and keep few of them in
+    memory. Changes no number. Needs the extra stream."""
     train_size: int | None = None
     """Train on the first so many images only."""
     holdout: int = 0
     """For choosing settings: so many training images are kept out and scored in place
     of the test images."""
-    eval_batch_size: int = 500
-    """Images per solve when scoring."""
+    eval_batch_size: int = 50
+    """Images per solve when scoring. On a CPU best so few that a state is in cache."""
     seed: int = 0
     """Decides initialisation, order of the images and augmentation."""
     precision: Precision = "highest"
@@ -145,6 +153,10 @@ class Config:
     """New folder for the results; runs/TIME-ADJOINT if not given."""
     resume: Path | None = None
     """Folder of a run to go on with, under its own settings; epochs may be raised."""
+    checkpoint_format: Literal["file", "orbax"] = "file"
+    """How the state is saved.
+    file: all in one.
+    orbax: arrays by Orbax, in a folder that the file names. Needs the extra orbax."""
     step_control: Literal["batch", "device"] = "batch"
     """Where there are several devices, whose error rules the steps of a solve.
     batch: that of the whole batch; the result does not depend on their number.
@@ -216,74 +228,12 @@ class TableConfig:
     """New folder for table.csv and table.png; runs/TIME-table if not given."""
 
 
-_OF_THE_POST: dict[str, Any] = dict(channels=6, rtol=0.1, atol=0.1, max_steps=64)
-_OF_THE_PAPER: dict[str, Any] = dict(channels=64, rtol=1e-3, atol=1e-3, max_steps=1000)
-
-PRESETS = {
-    "default": Config(),
-    "fast": Config(
-        preset="fast", solver="bosh3", batch_size=32, epochs=4, decay_epochs=4.0
-    ),
-    "post": Config(
-        preset="post",
-        epochs=10,
-        batch_size=16,
-        lr=1e-3,
-        momentum=0.9,
-        nesterov=False,
-        clip_norm=0.0,
-        speed_decay=0.0,
-        warmup_epochs=0.0,
-        decay_epochs=0.0,
-        shift=0,
-    ),
-    "paper": Config(
-        preset="paper",
-        model="paper",
-        epochs=160,
-        batch_size=128,
-        lr=0.1,
-        momentum=0.9,
-        nesterov=False,
-        clip_norm=0.0,
-        speed_decay=0.0,
-        warmup_epochs=0.0,
-        decay_epochs=None,
-        schedule="drops",
-        shift=0,
-        crop=4,
-        eval_batch_size=1000,
-        **_OF_THE_PAPER,
-    ),
-}
-"""Complete settings; what is given on the command line replaces single ones."""
-
-MODEL_SETTINGS: dict[str, dict[str, Any]] = {
-    "odenet": _OF_THE_POST,
-    "residual": _OF_THE_POST,
-    "rknet": _OF_THE_POST | {"solver": "rk4"},
-    "none": _OF_THE_POST,
-    "paper": _OF_THE_PAPER,
-    "paper-residual": _OF_THE_PAPER,
-    "paper-rknet": _OF_THE_PAPER | {"solver": "rk4"},
-    "paper-none": _OF_THE_PAPER,
-}
-"""What takes the place of a preset's settings for a model that is not the preset's."""
-
 ADDED = tuple(
-    "model blocks weights schedule crop activation time augment zero_init t1 learn_t1 "
-    "kinetic jacobian steer step_control".split()
+    "model blocks weights optimiser schedule crop activation time augment zero_init t1 "
+    "learn_t1 kinetic jacobian steer step_control stream accumulate "
+    "checkpoint_format".split()
 )
 """Settings that runs of version 0.1.0 do not have. Their defaults are what was done."""
-
-
-def defaults(preset: str, model: str | None = None) -> Config:
-    """The settings that are not given; unknown names are left for the parser."""
-    chosen = PRESETS.get(preset, PRESETS["default"])
-    if model is None or model == chosen.model:
-        return chosen
-    # A model of another kind, whose own width and tolerance a preset does not know.
-    return dataclasses.replace(chosen, **MODEL_SETTINGS.get(model, {}))
 
 
 ONE_CALL = (
@@ -298,5 +248,5 @@ ONE_CALL = (
 )
 """Settings of one call only, which are not stored."""
 
-NOT_COMPARED = ("data_dir", "epochs", *ONE_CALL)
+NOT_COMPARED = ("data_dir", "epochs", "stream", "checkpoint_format", *ONE_CALL)
 """Settings that do not decide the numbers, so that a resumed run may change them."""

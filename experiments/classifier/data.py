@@ -11,7 +11,9 @@ import jaxode
 from classifier.config import Config
 from classifier.devices import batch_sharding, place, test_batches
 from classifier.scoring import Scoring
+from classifier.streaming import Streamed
 from console.command_line import InputError
+from jaxode.training import batch_columns
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Data:
 
     Attributes:
         name: Of the data set.
-        train: Images to train on.
+        train: Images to train on, in memory or on the disk.
         scored: Images to score.
         scored_on: What the latter are called.
         steps_per_epoch: Training steps in one epoch; the last one is filled up.
@@ -50,7 +52,7 @@ class Data:
     """
 
     name: str
-    train: Images
+    train: Images | Streamed
     scored: Images
     scored_on: str
     steps_per_epoch: int
@@ -60,7 +62,7 @@ class Data:
     def of(
         cls,
         config: Config,
-        dataset: jaxode.datasets.Dataset,
+        dataset: jaxode.datasets.Dataset | jaxode.datasets.RecordSet,
         all_devices: bool = True,
     ) -> "Data":
         """The images that the settings ask for, on one device or on all.
@@ -68,19 +70,23 @@ class Data:
         Raises:
             InputError: if more images are asked for than there are.
         """
-        train, scored, scored_on = split_data(config, dataset)
-        if config.batch_size > len(train.labels):
+        sharding = batch_sharding(config) if all_devices else None
+        if isinstance(dataset, jaxode.datasets.RecordSet):
+            train, scored, scored_on = split_records(config, dataset)
+        else:
+            split, scored, scored_on = split_data(config, dataset)
+            train = Images.of(split, sharding)
+        if config.batch_size > len(train):
             raise InputError(
-                f"--batch-size must be at most {len(train.labels)}, the images of "
+                f"--batch-size must be at most {len(train)}, the images of "
                 f"{dataset.name} to train on; got {config.batch_size}."
             )
-        sharding = batch_sharding(config) if all_devices else None
         return cls(
             name=dataset.name,
-            train=Images.of(train, sharding),
+            train=train,
             scored=Images.of(scored, sharding),
             scored_on=scored_on,
-            steps_per_epoch=math.ceil(len(train.labels) / config.batch_size),
+            steps_per_epoch=math.ceil(len(train) / config.batch_size),
             sharding=sharding,
         )
 
@@ -88,9 +94,11 @@ class Data:
 def describe_division(config: Config, data: Data) -> str:
     """What each device has to do, in a line."""
     assert data.sharding is not None
-    count = data.sharding.mesh.size
-    rows = -(-config.batch_size // count)
+    count, pieces = data.sharding.mesh.size, config.accumulate
+    rows = len(batch_columns(config.batch_size, count, pieces)) // count
     of_each = f"{config.batch_size} images on {count}, {rows} on each"
+    if pieces > 1:
+        of_each += f", in {pieces} pieces"
     if rows * count > config.batch_size:
         more = rows * count - config.batch_size
         of_each += f" ({more} {'row' if more == 1 else 'rows'} filled up)"
@@ -123,23 +131,46 @@ def split_data(
     Raises:
         InputError: if more images are asked for than there are.
     """
-    train, scored, name = dataset.train, dataset.test, "test"
-    available = len(train.labels)
+    train = dataset.train
+    size, held_out = _sizes(config, dataset.name, len(train.labels))
+    chosen = jaxode.datasets.Split(train.images[:size], train.labels[:size])
+    if held_out is None:
+        return chosen, dataset.test, "test"
+    scored = jaxode.datasets.Split(train.images[held_out], train.labels[held_out])
+    return chosen, scored, "held-out"
+
+
+def split_records(
+    config: Config, dataset: jaxode.datasets.RecordSet
+) -> tuple[Streamed, jaxode.datasets.Split, str]:
+    """The same of records; the images to score are read.
+
+    Raises:
+        InputError: if more images are asked for than there are.
+    """
+    size, held_out = _sizes(config, dataset.name, len(dataset.train))
+    train = Streamed(dataset.train, size, config.accumulate)
+    if held_out is None:
+        return train, dataset.test.read(np.arange(len(dataset.test))), "test"
+    places = np.arange(held_out.start, len(dataset.train))
+    return train, dataset.train.read(places), "held-out"
+
+
+def _sizes(config: Config, name: str, available: int) -> tuple[int, slice | None]:
+    """How many training images are trained on, and which are scored, if any."""
+    held_out = None
     if config.holdout:
         if config.holdout >= available:
             raise InputError(
                 f"--holdout must leave some of the {available} training images of "
-                f"{dataset.name}; got {config.holdout}."
+                f"{name}; got {config.holdout}."
             )
         available -= config.holdout
-        scored = jaxode.datasets.Split(
-            train.images[available:], train.labels[available:]
-        )
-        name = "held-out"
+        held_out = slice(available, None)
     size = config.train_size or available
     if size > available:
         raise InputError(
             f"--train-size must be at most {available}, the training images of "
-            f"{dataset.name} that there are; got {size}."
+            f"{name} that there are; got {size}."
         )
-    return jaxode.datasets.Split(train.images[:size], train.labels[:size]), scored, name
+    return size, held_out

@@ -75,9 +75,10 @@ def train_batches(
     order: np.ndarray,
     key: Any,
     sharding: NamedSharding,
+    accumulate: int = 1,
 ) -> TrainBatches:
     """The batches of an epoch, of which each process puts in its own part."""
-    feed = Feed(sharding, order.shape[1])
+    feed = Feed(sharding, order.shape[1], accumulate)
     mine = order[:, feed.columns]
     return TrainBatches(
         images=feed(images[mine]),
@@ -109,17 +110,29 @@ class Feed:
     """Puts this process's part of stacked batches onto its devices.
 
     Attributes:
+        sharding: How batches are divided; `None` for one device.
+        batch_size: Images of a batch.
         columns: Which images of a batch are this process's.
     """
 
-    def __init__(self, sharding: NamedSharding, batch_size: int):
+    def __init__(
+        self, sharding: NamedSharding | None, batch_size: int, accumulate: int = 1
+    ):
+        self.sharding = sharding
+        self.batch_size = batch_size
+        if sharding is None:
+            self.columns = np.arange(batch_size)
+            return
         devices = np.asarray(sharding.mesh.devices)
-        columns = batch_columns(batch_size, devices.size).reshape(devices.size, -1)
+        columns = batch_columns(batch_size, devices.size, accumulate)
+        columns = columns.reshape(devices.size, -1)
         mine = [d.process_index == jax.process_index() for d in devices.flat]
         self.columns = columns[np.array(mine)].ravel()
         self._num_rows = columns.size
-        self._sharding = NamedSharding(sharding.mesh, PartitionSpec(None, "batch"))
+        self._divided = NamedSharding(sharding.mesh, PartitionSpec(None, "batch"))
 
     def __call__(self, mine: np.ndarray) -> jax.Array:
+        if self.sharding is None:
+            return jnp.asarray(mine)
         shape = (mine.shape[0], self._num_rows, *mine.shape[2:])
-        return jax.make_array_from_process_local_data(self._sharding, mine, shape)
+        return jax.make_array_from_process_local_data(self._divided, mine, shape)

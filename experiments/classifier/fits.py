@@ -3,7 +3,8 @@
 Free of JAX, as `config` is.
 """
 
-from classifier.config import Config, defaults
+from classifier.config import Config
+from classifier.presets import defaults
 from console.command_line import InputError
 
 

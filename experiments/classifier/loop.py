@@ -2,18 +2,19 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxode
 from classifier.config import Config
-from classifier.data import Data, scoring
+from classifier.data import Data, Images, scoring
 from classifier.devices import place, train_batches
 from classifier.networks import learned_end, Network
 from classifier.processes import as_the_first
@@ -25,6 +26,7 @@ from classifier.records import (
     train_record,
 )
 from classifier.setup import Keys
+from console.host_memory import require_host_memory
 from console.progress import Reporter
 from jaxode.training import (
     MAX_SKIPPED_IN_A_ROW,
@@ -71,13 +73,16 @@ class Trainer:
         """Compiles ahead of time, so that no epoch's seconds contain it.
 
         Training is compiled while testing is traced and compiled.
+
+        Raises:
+            InputError: if a step needs more memory than there is.
         """
         start = time.perf_counter()
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Here and not in the thread, which would not see the matrix precision.
             traced = _trace(
                 jaxode.training.train_steps,
-                self.epoch_data(0),
+                self._example(),
                 state,
                 self.zeros(),
                 **self._train_options(),
@@ -87,7 +92,17 @@ class Trainer:
                 self.config, self.data.scored, self.data.sharding
             ).compile(state.model)
             programs = train.result(), evaluate
+        self._require_memory(programs[0])
         return Programs(*programs, compile_seconds=time.perf_counter() - start)
+
+    def _require_memory(self, train: Any) -> None:
+        needed = temporary_bytes(train)
+        if needed is None or jax.default_backend() != "cpu":
+            return
+        # The compiler speaks of one device, and all of a process share its memory.
+        sharding = self.data.sharding
+        count = 1 if sharding is None else len(sharding.addressable_devices)
+        require_host_memory("A training step", needed * count)
 
     def train_epoch(
         self,
@@ -115,23 +130,24 @@ class Trainer:
         title = f"epoch {part.epoch}/{self.config.epochs}  {self.data.name}"
         with self.reporter.epoch(title, num_images) as show:
             now = time.perf_counter()
-            data = self.epoch_data(part.epoch)
             metrics = place(metrics_of(part.sums), self.data.sharding)
             size = _FIRST_STEPS
-            while part.row < self.data.steps_per_epoch:
-                rows = part.row, min(part.row + size, self.data.steps_per_epoch)
-                state, metrics = self.run_rows(data, state, metrics, rows, programs)
-                sums = sums_on_host(metrics)
-                if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
-                    raise RunStopped(state, part.epoch, sums)
-                before, now = now, time.perf_counter()
-                took = now - before
-                size = max(1, round((rows[1] - rows[0]) * _SECONDS_PER_CALL / took))
-                size = as_the_first(size)
-                part = Part(part.epoch, rows[1], part.seconds + took, sums)
-                images = min(part.row * self.config.batch_size, num_images)
-                show(images, part.seconds, sums["loss"], sums["num_skipped"])
-                after_rows(state, part)
+            for first, stop, data in self._stretches(part):
+                while part.row < stop:
+                    rows = part.row - first, min(part.row + size, stop) - first
+                    state, metrics = self.run_rows(data, state, metrics, rows, programs)
+                    sums = sums_on_host(metrics)
+                    if int(state.skipped_in_a_row) >= MAX_SKIPPED_IN_A_ROW:
+                        raise RunStopped(state, part.epoch, sums)
+                    before, now = now, time.perf_counter()
+                    took = now - before
+                    size = max(1, round((rows[1] - rows[0]) * _SECONDS_PER_CALL / took))
+                    size = as_the_first(size)
+                    row = first + rows[1]
+                    part = Part(part.epoch, row, part.seconds + took, sums)
+                    images = min(part.row * self.config.batch_size, num_images)
+                    show(images, part.seconds, sums["loss"], sums["num_skipped"])
+                    after_rows(state, part)
         return state, part
 
     def score_epoch(
@@ -173,26 +189,52 @@ class Trainer:
         return programs.train(data, state, metrics, **self._train_options())
 
     def epoch_data(self, epoch: int) -> TrainData | TrainBatches:
-        """What the steps of an epoch read."""
-        keys, train, sharding = (
-            Keys.of(self.config.seed),
-            self.data.train,
-            self.data.sharding,
-        )
-        order = jaxode.training.epoch_order(
-            keys.order, epoch, len(train), self.config.batch_size
-        )
+        """What the steps of an epoch read, of images in memory."""
+        train, sharding = self.data.train, self.data.sharding
+        assert isinstance(train, Images)
+        key, order = self._key, self._order(epoch)
         if sharding is not None:
-            key = keys.augmentation
-            return train_batches(*train.on_host(), np.asarray(order), key, sharding)
+            given = *train.on_host(), np.asarray(order), key, sharding
+            return train_batches(*given, self.config.accumulate)
         data = TrainData(
             images=jnp.asarray(train.images),
             labels=jnp.asarray(train.labels),
             order=order,
             rows=jnp.zeros(2, jnp.int32),
-            key=keys.augmentation,
+            key=key,
         )
         return place(data, None)
+
+    def _stretches(
+        self, part: Part
+    ) -> Iterator[tuple[int, int, TrainData | TrainBatches]]:
+        """What is left of an epoch: from which row to which, and what they read."""
+        stop = self.data.steps_per_epoch
+        if isinstance(self.data.train, Images):
+            yield 0, stop, self.epoch_data(part.epoch)
+            return
+        order = np.asarray(self._order(part.epoch))
+        stretches = self.data.train.stretches(
+            order, part.row, self._key, self.data.sharding
+        )
+        for first, data in stretches:
+            yield first, min(first + len(data.labels), stop), data
+
+    def _example(self) -> TrainData | TrainBatches:
+        """What a program of training is compiled for."""
+        if isinstance(self.data.train, Images):
+            return self.epoch_data(0)
+        order = np.asarray(self._order(0))
+        return self.data.train.example(order, self._key, self.data.sharding)
+
+    @property
+    def _key(self) -> Any:
+        return Keys.of(self.config.seed).augmentation
+
+    def _order(self, epoch: int) -> Any:
+        key = Keys.of(self.config.seed).order
+        size, batch = len(self.data.train), self.config.batch_size
+        return jaxode.training.epoch_order(key, epoch, size, batch)
 
     def zeros(self) -> Metrics:
         """Metrics to start adding to."""
@@ -205,6 +247,7 @@ class Trainer:
             "crop": self.config.crop,
             "sharding": self.data.sharding,
             "joint": self.config.step_control == "batch",
+            "accumulate": self.config.accumulate,
         }
 
 

@@ -8,8 +8,9 @@ import diffrax
 from jaxtyping import Array, Key
 
 import jaxode
-from classifier.config import Config, defaults
+from classifier.config import Config
 from classifier.fits import is_tied, num_blocks, ONE_STEP
+from classifier.presets import defaults
 
 
 SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {

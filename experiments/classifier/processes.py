@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from classifier.config import Config
 from console.command_line import InputError
+from console.signals import saving_first
 
 
 CONNECT_S = 60
@@ -35,14 +36,16 @@ def in_processes(work: Callable[[Config], Any], config: Config) -> Any:
     """Does the work together with the other processes.
 
     Where one of them ends early, so do the others, with a line that says so: at once if
-    they talk to it, within `LOST_S` seconds if it has stopped to answer.
+    they talk to it, within `LOST_S` seconds if it has stopped to answer. A signal to
+    one or to all is obeyed by all, when the running steps are saved.
 
     Raises:
         InputError: if the others cannot be found.
     """
     _connect(config)
     try:
-        with _apart(config) as own:
+        # One that left by itself would take the others with it, before they have saved.
+        with saving_first(), _apart(config) as own:
             return work(own)
     except jax.errors.JaxRuntimeError as error:
         why = next(iter(str(error).splitlines()), "")[:160]

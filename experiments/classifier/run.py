@@ -1,7 +1,6 @@
 """A training run as its folder and the screen show it."""
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -18,9 +17,11 @@ from classifier.config import Config
 from classifier.curves import draw_curves
 from classifier.data import Data, describe_division
 from classifier.devices import place
+from classifier.extras import require_extras
 from classifier.fingerprint import require_same
 from classifier.fits import run_name
 from classifier.loop import Programs, RunStopped, Trainer
+from classifier.origin import origin
 from classifier.processes import as_any, is_first
 from classifier.records import epoch_line, Part, score, what_failed
 from classifier.run_folder import read_run, RunFolder, stored_settings
@@ -35,14 +36,7 @@ from console.files import (
 )
 from console.lock import locked
 from console.progress import number, Reporter
-from console.provenance import (
-    DECIDE_ROUNDING,
-    describe_devices,
-    provenance,
-    uses_x64,
-    versions,
-    x64_is_on,
-)
+from console.provenance import describe_devices, uses_x64, versions, x64_is_on
 from console.signals import Interrupted, set_interrupt_hint, stop_asked
 from jaxode.training import MAX_SKIPPED_IN_A_ROW, TrainState
 
@@ -86,6 +80,7 @@ class Run:
             InputError: if the folder cannot be used or is in use, or the run to resume
                 has other settings or cannot be read.
         """
+        require_extras(config)
         if config.resume is None:
             path = make_folder(config.out, run_name(config))
         else:
@@ -130,20 +125,25 @@ class Run:
         """Numbers of the epochs that are still to be trained, or to be scored."""
         return range(len(self.history) + 1, self.config.epochs + 1)
 
-    def load_data(self) -> jaxode.datasets.Dataset:
-        """All images of the data set.
+    def load_data(self) -> jaxode.datasets.Dataset | jaxode.datasets.RecordSet:
+        """All images of the data set, or what they are read from.
 
         Raises:
             InputError: if they are not those of the run.
             jaxode.datasets.DataError: if they cannot be had.
         """
-        dataset = jaxode.datasets.load(
+        datasets = jaxode.datasets
+        load = datasets.load_records if self.config.stream else datasets.load
+        dataset = load(
             self.about["dataset"],
             data_dir=self.config.data_dir,
             on_notice=self.reporter.notice,
         )
-        sha256 = require_same(dataset, self.about, self.folder.path)
-        self.about |= {"dataset": dataset.name, "data_sha256": sha256}
+        self.about |= {"dataset": dataset.name}
+        if is_first() or not self.config.stream:
+            # Whoever streams reads all of it for this; the others read their parts.
+            sha256 = require_same(dataset, self.about, self.folder.path)
+            self.about |= {"data_sha256": sha256}
         return dataset
 
     def begin(self, data: Data, state: TrainState) -> TrainState:
@@ -166,35 +166,15 @@ class Run:
             "scored_on": data.scored_on,
             "parameters": num_parameters,
         }
-        self.about = {**self.about, **facts, **self._provenance()}
+        come_from = {} if self._is_new else self.about
+        if self._is_new or self.epochs_left:
+            facts |= origin(come_from, saved.next_part, self.reporter.notice)
+        self.about = {**self.about, **facts}
         folder.write_config(self.config, **self.about)
         if is_first():
             command = shlex.join(["python", sys.argv[0], "--resume", str(folder.path)])
             set_interrupt_hint(f"Interrupted. Go on with: {command}")
         return place(state, data.sharding)
-
-    def _provenance(self) -> dict[str, Any]:
-        """Where the numbers come from: those of this call, and of all before it."""
-        here = provenance()
-        if self._is_new:
-            return here
-        if not self.epochs_left:
-            return {}
-        parts = [*self.about.get("resumed", [])]
-        before = parts[-1] if parts else self.about
-        differing = [
-            f"{name} {json.dumps(before[name])}, now {json.dumps(here[name])}"
-            for name in DECIDE_ROUNDING
-            if name in before and before[name] != here[name]
-        ]
-        if differing:
-            self.reporter.notice(
-                "This part of the run is not on what the part before it was on, so it "
-                "agrees with an uninterrupted run to rounding and not in every bit:\n"
-                + "\n".join(differing)
-            )
-        where = {"epoch": self.saved.next_part.epoch, "row": self.saved.next_part.row}
-        return {"resumed": [*parts, {**where, **here}]}
 
     def _describe(self, data: Data, num_parameters: int) -> None:
         name = data.name
@@ -315,4 +295,5 @@ class Run:
             "versions": versions(),
             **self.saved.to_header(),
         }
-        jaxode.training.save_checkpoint(path, state, header)
+        form = self.config.checkpoint_format
+        jaxode.training.save_checkpoint(path, state, header, form=form)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -12,12 +13,17 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from classifier.config import Config
 from classifier.networks import MODELS, Network
+from console.host_memory import require_host_memory
 
 
 _FINAL_LR_FRACTION = 0.01
 # Where the learning rate drops, in parts of the decay: the paper's epochs of 160.
 _DROPS = (60 / 160, 100 / 160, 140 / 160)
 _DROP = 0.1
+# Adam's usual 0.999 remembers a thousand steps, half an epoch of a run of three.
+_SECOND_MOMENTS = 0.99
+_SURELY_FITS = 512
+"""Channels of some 20 MB of parameters."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,17 @@ class Keys:
 
 
 def build_model(config: Config) -> Network:
-    """The untrained network; its weights are decided by the seed."""
-    return MODELS[config.model](config, Keys.of(config.seed).model)
+    """The untrained network; its weights are decided by the seed.
+
+    Raises:
+        InputError: if its parameters alone are more than the memory of the machine.
+    """
+    build = partial(MODELS[config.model], config)
+    key = Keys.of(config.seed).model
+    if config.channels > _SURELY_FITS:
+        num_parameters = count_parameters(eqx.filter_eval_shape(build, key))
+        require_host_memory(f"--channels {config.channels}", 4 * num_parameters)
+    return build(key)
 
 
 def count_parameters(model: Any) -> int:
@@ -61,8 +76,9 @@ def learning_rate(
             return _DROP ** jnp.sum(step >= drops, dtype=jnp.float32)
         decay_steps = max(round(last) - warmup_steps, 1.0)
         progress = jnp.clip((step - warmup_steps) / decay_steps, 0, 1)
-        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
-        return _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * cosine
+        is_linear = config.schedule == "linear"
+        left = 1 - progress if is_linear else (1 + jnp.cos(jnp.pi * progress)) / 2
+        return _FINAL_LR_FRACTION + (1 - _FINAL_LR_FRACTION) * left
 
     def schedule(count: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(count, jnp.float32)
@@ -89,17 +105,51 @@ def _sets_speed(params: PyTree) -> PyTree[bool]:
     return jax.tree_util.tree_map_with_path(sets_speed, params)
 
 
+def _adam(
+    lr: Callable[[ArrayLike], Float[Array, ""]], config: Config
+) -> optax.GradientTransformation:
+    adam = optax.adam(
+        lr, b1=config.momentum, b2=_SECOND_MOMENTS, nesterov=config.nesterov
+    )
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> Any:
+        # Its bias correction raises a float to an integer, which strict promotion of
+        # types refuses (optax 0.2.8); drop this when it does not.
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
 def build_optimiser(
     config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """SGD with momentum, after the schedule of the settings."""
-    limit = config.clip_norm
+    """SGD or Adam, after the schedule of the settings.
+
+    The same object for the same settings: JAX keeps a compiled training step for each
+    optimiser that it has met, so a notebook that trains again and again would grow.
+    """
+    deciding = {name: getattr(config, name) for name in _OF_THE_OPTIMISER}
+    if config.decay_epochs is None:
+        deciding["decay_epochs"] = float(config.epochs)
+    return _optimiser(Config(**deciding), steps_per_epoch)
+
+
+_OF_THE_OPTIMISER = """
+    optimiser lr momentum nesterov clip_norm speed_decay
+    schedule warmup_epochs decay_epochs
+""".split()
+
+
+@lru_cache(maxsize=16)
+def _optimiser(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    limit, lr = config.clip_norm, learning_rate(config, steps_per_epoch)
+    if config.optimiser == "adam":
+        step = _adam(lr, config)
+    else:
+        step = optax.sgd(lr, momentum=config.momentum, nesterov=config.nesterov)
     return optax.chain(
         optax.clip_by_global_norm(limit) if limit else optax.identity(),
         optax.add_decayed_weights(config.speed_decay, mask=_sets_speed),
-        optax.sgd(
-            learning_rate(config, steps_per_epoch),
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-        ),
+        step,
     )

@@ -65,14 +65,15 @@ def ask_to_stop(number: int, why: str) -> None:
 def saving_first() -> Iterator[None]:
     """While the body runs, a first signal is only noted, for `stop_asked` to tell.
 
-    The body is to look soon, and to raise `Interrupted` when it has saved.
+    The body is to look soon, and to raise `Interrupted` when it has saved. Within
+    another such block this does nothing.
     """
-    _asked.is_saving = True
+    before, _asked.is_saving = _asked.is_saving, True
     try:
         yield
     finally:
         with _asked.lock:
-            _asked.is_saving = False
+            _asked.is_saving = before
 
 
 def end_on_signals() -> None:

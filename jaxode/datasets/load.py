@@ -1,23 +1,23 @@
 """`load`: a data set by its name, from wherever it can be had."""
 
-import importlib.util
-import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from typing import TypeVar
 
-from .cache import cache_file, cache_folder, has_counts, read_cache, write_cache
+from .cache import cache_file, has_counts, read_cache, write_cache
 from .dataset import DataError, Dataset
 from .digits import load_digits
-from .download import DownloadError, fetch
-from .packing import find_files, Found
-from .source import read_files, Source, SOURCES
-from .tfds import read_through_tfds
+from .download import DownloadError
+from .places import PathLike, Places
+from .records import in_memory, RecordSet
+from .source import map_idx, read_files, Source, SOURCES
+from .tfds import open_in_tfds, read_through_tfds
 
 
 DATASETS = ("auto", *SOURCES, "digits")
 
-PathLike = str | os.PathLike[str]
+_Data = TypeVar("_Data")
 
 
 def load(
@@ -29,10 +29,10 @@ def load(
 ) -> Dataset:
     """Returns MNIST, or one of its relatives, as NumPy arrays.
 
-    The original files are checked by sha256, prepared by tensorflow-datasets (without
-    TensorFlow) and cached, so the first call takes about 20 s and later ones 0.1 s.
-    MNIST is known by its content too: unpacked, gzipped by somebody else, or in the
-    folders of torchvision (`MNIST/raw`), it is read as it is.
+    What is downloaded is prepared by tensorflow-datasets (without TensorFlow), which
+    takes about 10 s once; files in `data_dir` are read as they are. Both are checked by
+    sha256 and cached. MNIST is known by its content too: unpacked, gzipped by somebody
+    else, or in the folders of torchvision (`MNIST/raw`).
     `"auto"` is MNIST if it is cached, in `data_dir` or can be downloaded; otherwise it
     is the digits that come with scikit-learn, which are no MNIST: look at the result's
     `name` before a table is headed.
@@ -64,15 +64,60 @@ def load(
         >>> train_images.shape, train_labels.dtype
         ((1437, 28, 28, 1), dtype('int32'))
     """
+    find = partial(_load, data_dir=data_dir, cache_dir=cache_dir)
+    return _find(dataset, find, load_digits, on_notice)
+
+
+def load_records(
+    dataset: str = "auto",
+    *,
+    data_dir: PathLike | None = None,
+    cache_dir: PathLike | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> RecordSet:
+    """The same images as records, of which `stream` reads what is asked for.
+
+    They are those of tensorflow-datasets' random-access source, on the disk. MNIST that
+    lies in a folder unpacked is mapped from there. What cannot be read in parts is in
+    memory all the same: files that somebody else has gzipped, the digits, and all that
+    is gzipped where array_record has no wheels.
+
+    Args:
+        dataset: As in `load`.
+        data_dir: As in `load`.
+        cache_dir: As in `load`.
+        on_notice: As in `load`.
+
+    Returns:
+        What reads the images of `load`, by their places there.
+
+    Raises:
+        DataError: as `load` does.
+        ImportError: as `load` does.
+    """
+
+    def digits() -> RecordSet:
+        return in_memory(load_digits())
+
+    find = partial(_open, data_dir=data_dir, cache_dir=cache_dir)
+    return _find(dataset, find, digits, on_notice)
+
+
+def _find(
+    dataset: str,
+    find: Callable[..., _Data],
+    digits: Callable[[], _Data],
+    on_notice: Callable[[str], None] | None,
+) -> _Data:
     if dataset not in DATASETS:
         raise DataError(
             f"Unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}."
         )
     if dataset == "digits":
-        return load_digits()
+        return digits()
     source = SOURCES["mnist" if dataset == "auto" else dataset]
     try:
-        return _load(source, data_dir, cache_dir, on_notice or (lambda line: None))
+        return find(source, on_progress=on_notice or (lambda line: None))
     except DownloadError as error:
         if dataset != "auto":
             raise
@@ -84,11 +129,11 @@ def load(
         " to the network, or name a folder that holds the four original files with"
         " --data-dir (data_dir=...) or JAXODE_DATA_DIR."
     )
-    return load_digits()
+    return digits()
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, UserWarning, stacklevel=3)
+    warnings.warn(line, UserWarning, stacklevel=4)
 
 
 def _load(
@@ -97,55 +142,31 @@ def _load(
     cache_dir: PathLike | None,
     on_progress: Callable[[str], None],
 ) -> Dataset:
-    named = _check_named_folder(source, data_dir)
-    root = cache_folder(cache_dir)
-    cache = cache_file(root, source)
+    places = Places.of(source, data_dir, cache_dir, on_progress)
+    cache = cache_file(places.root, source)
     dataset = read_cache(cache, source)
     if dataset is not None:
         return dataset
-
-    def published() -> Path:
-        if named is not None and named.folder is not None:
-            return named.folder
-        return fetch(source, root / "downloads" / source.name, on_progress)
-
-    try:
-        if named is not None and named.folder is None:
-            dataset = read_files(named.paths, source)
-        # array_record has no wheels for Windows and Intel Macs.
-        elif importlib.util.find_spec("array_record") is None:
-            folder = published()
-            dataset = read_files([folder / file.name for file in source.files], source)
+    with places.errors():
+        files = places.files()
+        if files is not None:
+            dataset = read_files(files, source)
         else:
-            dataset = read_through_tfds(source, root / "tfds", published, on_progress)
+            dataset = read_through_tfds(*places.for_tfds)
         assert has_counts(dataset, source)
         write_cache(cache, dataset)
-    except OSError as error:
-        raise DataError(
-            f"The data cache {root} cannot be used ({error}); name another folder with"
-            " JAXODE_CACHE_DIR or cache_dir=..."
-        ) from error
     return dataset
 
 
-def _check_named_folder(source: Source, data_dir: PathLike | None) -> Found | None:
-    """Returns the files in the folder that was named, None if there is none.
-
-    Raises:
-        DataError: if it does not hold the four original files; all faults are listed.
-    """
-    given = data_dir or os.environ.get("JAXODE_DATA_DIR")
-    if not given:
-        return None
-    folder = Path(given).expanduser().absolute()
-    origin = "data_dir" if data_dir else "JAXODE_DATA_DIR"
-    if not folder.is_dir():
-        raise DataError(f"{origin} names {str(given)!r}, which is no folder.")
-    found = find_files(folder, source)
-    if isinstance(found, Found):
-        return found
-    raise DataError(
-        f"{origin} {str(given)!r} does not hold the original {source.title}:"
-        f" {'; '.join(found)}. Put the four original files there, or leave {origin}"
-        " out to download them."
-    )
+def _open(
+    source: Source,
+    data_dir: PathLike | None,
+    cache_dir: PathLike | None,
+    on_progress: Callable[[str], None],
+) -> RecordSet:
+    places = Places.of(source, data_dir, cache_dir, on_progress)
+    with places.errors():
+        files = places.files(in_parts=True)
+        if files is not None:
+            return in_memory(read_files(files, source, map_idx))
+        return open_in_tfds(*places.for_tfds, lambda records: records)

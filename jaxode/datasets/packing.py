@@ -4,25 +4,11 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from .source import File, find_problem, read_packed, Source
 
 
-class Found(NamedTuple):
-    """The four files of a data set, checked.
-
-    Attributes:
-        paths: Training images, training labels, test images, test labels.
-        folder: Where all four lie as they were published, None if they do not:
-            tensorflow-datasets takes nothing else.
-    """
-
-    paths: tuple[Path, ...]
-    folder: Path | None
-
-
-def find_files(folder: Path, source: Source) -> Found | list[str]:
+def find_files(folder: Path, source: Source) -> tuple[list[Path], list[str]]:
     """Looks for the four files of a data set in a folder.
 
     They may be in the folder itself or in torchvision's subfolder (`MNIST/raw`), as
@@ -34,19 +20,23 @@ def find_files(folder: Path, source: Source) -> Found | list[str]:
         source: The data set.
 
     Returns:
-        The files, or what is wrong: a line for each that is missing or damaged.
+        Training images and labels, test images and labels; and what is wrong, a line
+        for each that is missing or damaged.
     """
     looked_at = [_find_file(folder, source, file) for file in source.files]
     problems = [found for found in looked_at if isinstance(found, str)]
-    if problems:
-        return problems
-    paths = tuple(found for found in looked_at if isinstance(found, Path))
-    folders = {path.parent for path in paths}
-    published = all(
+    return [found for found in looked_at if isinstance(found, Path)], problems
+
+
+def as_published(paths: list[Path], source: Source) -> bool:
+    """Whether four files lie together as they were published.
+
+    `tensorflow-datasets` takes nothing else.
+    """
+    return len({path.parent for path in paths}) == 1 and all(
         path.name == file.name and find_problem(path.parent, file) is None
         for path, file in zip(paths, source.files, strict=True)
     )
-    return Found(paths, folders.pop() if published and len(folders) == 1 else None)
 
 
 def _find_file(folder: Path, source: Source, file: File) -> Path | str:

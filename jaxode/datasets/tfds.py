@@ -5,14 +5,17 @@ import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .._optional import require
-from .cache import has_counts
-from .dataset import DataError, Dataset, Split
+from .dataset import DataError, Dataset
+from .records import DamagedError, RecordSet, TfdsRecords
 from .source import read_idx, Source
+
+
+_Data = TypeVar("_Data")
 
 
 def read_through_tfds(
@@ -23,6 +26,25 @@ def read_through_tfds(
 ) -> Dataset:
     """Reads the data set that tensorflow-datasets keeps under `root`.
 
+    Raises the errors of `open_in_tfds`, whose arguments these are.
+    """
+
+    def read(records: RecordSet) -> Dataset:
+        train, test = (r.read(np.arange(len(r))) for r in (records.train, records.test))
+        return Dataset(source.name, train, test)
+
+    return open_in_tfds(source, root, find_files, on_progress, read)
+
+
+def open_in_tfds(
+    source: Source,
+    root: Path,
+    find_files: Callable[[], Path],
+    on_progress: Callable[[str], None],
+    take: Callable[[RecordSet], _Data],
+) -> _Data:
+    """What `take` makes of the data set that tensorflow-datasets keeps under `root`.
+
     It is prepared first where it is missing, and once more where it turns out damaged.
 
     Args:
@@ -32,6 +54,7 @@ def read_through_tfds(
         find_files: Returns the folder of the four original files; asked only where
             something has to be prepared.
         on_progress: Called with a line for people before anything that takes seconds.
+        take: Reads of it what is needed.
 
     Raises:
         DataError: if `find_files` raises it, or a fresh preparation does not read back.
@@ -42,12 +65,14 @@ def read_through_tfds(
     failure = None
     for _ in range(2):
         try:
-            return _read_or_prepare(source, root, find_files, on_progress)
-        except (DataError, ImportError):
-            raise
+            builder = _find_or_prepare(source, root, find_files, on_progress)
+            return take(_records(builder, source))
         # What a damaged folder raises depends on the byte: JSON, protobuf, Riegeli and
         # Pillow all have their own errors.
         except Exception as error:
+            is_final = isinstance(error, DataError | ImportError)
+            if is_final and not isinstance(error, DamagedError):
+                raise
             failure = error
             shutil.rmtree(home, ignore_errors=True)
     raise DataError(
@@ -57,26 +82,32 @@ def read_through_tfds(
     ) from failure
 
 
-def _read_or_prepare(
+def _find_or_prepare(
     source: Source,
     root: Path,
     find_files: Callable[[], Path],
     on_progress: Callable[[str], None],
-) -> Dataset:
+) -> Any:
     builder = _make_builder(source, root)
-    if not builder.data_path.exists():
-        files = find_files()
-        on_progress(
-            f"Preparing {source.title} with tensorflow-datasets, once (about 20 s)."
-        )
-        _prepare(builder, root, files)
-        # The information on shards and counts is read when a builder is made.
-        builder = _make_builder(source, root)
-    train, test = (_read_split(builder, split) for split in ("train", "test"))
-    dataset = Dataset(source.name, train, test)
-    if not has_counts(dataset, source):
+    if builder.data_path.exists():
+        return builder
+    files = find_files()
+    on_progress(
+        f"Preparing {source.title} with tensorflow-datasets, once (about 10 s)."
+    )
+    _prepare(builder, root, files)
+    # The information on shards and counts is read when a builder is made.
+    return _make_builder(source, root)
+
+
+def _records(builder: Any, source: Source) -> RecordSet:
+    train, test = (
+        TfdsRecords(builder.as_data_source(split=split), builder.data_path)
+        for split in ("train", "test")
+    )
+    if (len(train), len(test)) != source.counts:
         raise ValueError(f"{builder.data_path} does not hold {source.counts} images")
-    return dataset
+    return RecordSet(source.name, train, test)
 
 
 def _make_builder(source: Source, root: Path) -> Any:
@@ -148,12 +179,3 @@ def _prepare(builder: Any, root: Path, files: Path) -> None:
         # Two processes at once: the second cannot rename its folder into place.
         if not builder.data_path.exists():
             raise
-
-
-def _read_split(builder: Any, split: str) -> Split:
-    records = builder.as_data_source(split=split)
-    # One call for all records is three times as fast as one call for each.
-    examples = records.__getitems__(list(range(len(records))))
-    images = np.stack([example["image"] for example in examples])
-    labels = np.array([example["label"] for example in examples], dtype=np.int32)
-    return Split(images, labels)

@@ -31,6 +31,8 @@ class KineticEnergy(eqx.Module):
 
     Attributes:
         field: The vector field of the solve.
+        factors: Like the state, 1 for what counts and 0 for what does not, such as rows
+            that fill up a batch; all counts if `None`. Not differentiated.
 
     Reference:
         Finlay, Jacobsen, Nurbekyan & Oberman 2020, arXiv:2002.02798, eq. 8.
@@ -45,9 +47,14 @@ class KineticEnergy(eqx.Module):
     """
 
     field: VectorField
+    factors: PyTree[Array] | None = None
 
     def __call__(self, t: Any, y: PyTree, args: PyTree) -> Float[Array, ""]:
-        return _square(self.field(t, y, args))
+        speed = self.field(t, y, args)
+        if self.factors is not None:
+            factors = jax.lax.stop_gradient(self.factors)
+            speed = jax.tree.map(jnp.multiply, speed, factors)
+        return _square(speed)
 
 
 class JacobianNorm(eqx.Module):

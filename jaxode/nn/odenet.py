@@ -1,12 +1,11 @@
 """The classifier: stem, ODE block, head."""
 
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._solve.stats import SolveStats
 from .block import ODEBlock
@@ -16,6 +15,7 @@ from .paper_fields import TimeConvField
 from .paper_layers import PaperHead, PaperStem
 from .regularise import Regularisers
 from .shapes import Images, Logits, State
+from .solve_form import solve_form
 
 
 _Net = TypeVar("_Net", bound="ODENet")
@@ -149,17 +149,58 @@ class ODENet(eqx.Module):
         Returns:
             The logits, what is to be added to the loss, and the statistics.
         """
-        chosen, y0 = self.regularisers, self._start(images)
+        return self._train(images, key, jnp.arange(len(images)), None, len(images))
+
+    def train_part_with_stats(
+        self,
+        images: Images,
+        key: Key[Array, ""],
+        places: Int[Array, " batch"],
+        counts: Bool[Array, " batch"],
+        samples: int,
+    ) -> tuple[Logits, Float[Array, ""], SolveStats]:
+        """As `train_with_stats`, of some images of a batch.
+
+        Noise is drawn for an image's place in the batch, so it does not matter how this
+        is divided.
+
+        Args:
+            images: As when called, and so are the errors.
+            key: That of the whole batch.
+            places: Of each image in the batch.
+            counts: Which of the images count. The others take part in the solve only.
+            samples: Images of the batch.
+
+        Returns:
+            The logits; what these images contribute to what is to be added to the loss
+            of the batch, so that all parts together come to that; and the statistics.
+        """
+        return self._train(images, key, places, counts, samples)
+
+    def _train(
+        self,
+        images: Images,
+        key: Key[Array, ""],
+        places: Array,
+        counts: Array | None,
+        samples: int,
+    ) -> tuple[Logits, Float[Array, ""], SolveStats]:
+        chosen, y0, block = self.regularisers, self._start(images), self.block
         time_key, noise_key = jax.random.split(key)
         t1, cost = None, None
         if chosen.steer:
-            block = self.block
             end = block.t1 if block.end_time is None else block.end_time
             t1 = chosen.end_time(time_key, end)
         if chosen.has_cost:
-            cost = partial(chosen.cost, noise_key)
-        solution = self.block.solve(y0, t1=t1, cost=cost)
-        penalty = jnp.zeros(()) if cost is None else _total(solution.cost)
+            size = y0[0].size * samples
+            if block.per_sample:
+                # Costs are by image here, from which those that count are chosen below.
+                cost = chosen.of_each(noise_key, y0[:1], size)
+            else:
+                pack = solve_form(block.field, y0).pack
+                cost = chosen.of_rows(noise_key, y0, places, counts, size, pack)
+        solution = block.solve(y0, t1=t1, cost=cost)
+        penalty = jnp.zeros(()) if cost is None else _total(solution.cost, counts)
         return self._end(solution), penalty, solution.stats
 
     @property
@@ -206,6 +247,7 @@ def from_zero(field: Any) -> Any:
     return eqx.tree_at(at, field, jnp.zeros_like(at(field)))
 
 
-def _total(cost: Any) -> Float[Array, ""]:
-    """The integral at the end; with steps for each image, the sum over all."""
-    return jnp.sum(cost[..., -1])
+def _total(cost: Any, counts: Array | None) -> Float[Array, ""]:
+    """The integral at the end; with steps for each image, over those that count."""
+    end = cost[..., -1]
+    return jnp.sum(end if counts is None or not end.ndim else jnp.where(counts, end, 0))

@@ -1,14 +1,16 @@
 """What a training adds to a solve: costs of its trajectories, and a random end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .costs import JacobianNorm, KineticEnergy
+from .shapes import State
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,54 @@ class Regularisers:
         """Whether there is a running cost."""
         return self.kinetic > 0 or self.jacobian > 0
 
-    def cost(self, key: Key[Array, ""], field: Any, y0: PyTree[Array]) -> "Penalty":
-        """The running cost of a solve from `y0`, as they are integrated."""
-        leaves, tree = jax.tree.flatten(y0)
-        size = sum(leaf.size for leaf in leaves)
-        jacobian = None
+    def of_rows(
+        self,
+        key: Key[Array, ""],
+        y0: State,
+        places: Int[Array, " row"],
+        counts: Bool[Array, " row"] | None,
+        size: int,
+        pack: Callable[[Array], Array],
+    ) -> Callable[[Any, Any], "Penalty"]:
+        """The running cost of a solve of some images of a batch as one ODE.
+
+        Args:
+            key: Randomness of the noise, of the whole batch.
+            y0: Where the solve starts.
+            places: Of each image in the batch; its noise is drawn for that.
+            counts: Which images count; all if `None`.
+            size: Of the state of the whole batch.
+            pack: To a state as it is integrated.
+
+        Returns:
+            What `ODEBlock.solve` takes.
+        """
+        shape = (-1,) + (1,) * (y0.ndim - 1)
+        rows = None
+        if counts is not None:
+            rows = jnp.broadcast_to(jnp.reshape(counts, shape), y0.shape)
+            rows = pack(rows.astype(y0.dtype))
+        noise = None
         if self.jacobian:
-            keys = jax.random.split(key, len(leaves))
-            noise = [
-                jax.random.rademacher(k, y.shape, y.dtype)
-                for k, y in zip(keys, leaves, strict=True)
-            ]
-            jacobian = JacobianNorm(field, jax.tree.unflatten(tree, noise))
-        kinetic = KineticEnergy(field) if self.kinetic else None
-        weights = (self.kinetic / size, self.jacobian / size)
-        return Penalty((kinetic, jacobian), weights)
+            keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+            draw = lambda k: jax.random.rademacher(k, y0.shape[1:], y0.dtype)
+            noise = pack(jax.vmap(draw)(keys))
+            noise = noise if rows is None else noise * rows
+        return lambda field, _: self._cost(field, noise, rows, size)
+
+    def of_each(
+        self, key: Key[Array, ""], y0: State, size: int
+    ) -> Callable[[Any, Any], "Penalty"]:
+        """The running cost of the solve of one image, the same noise for each."""
+        noise = jax.random.rademacher(key, y0.shape, y0.dtype)
+        return lambda field, start: self._cost(
+            field, jnp.reshape(noise, start.shape), None, size
+        )
+
+    def _cost(self, field: Any, noise: Any, rows: Any, size: int) -> "Penalty":
+        jacobian = JacobianNorm(field, noise) if self.jacobian else None
+        kinetic = KineticEnergy(field, rows) if self.kinetic else None
+        return Penalty((kinetic, jacobian), (self.kinetic / size, self.jacobian / size))
 
     def end_time(self, key: Key[Array, ""], t1: Any) -> Float[Array, ""]:
         """The end of one training step's solve, around `t1`."""

@@ -6,6 +6,9 @@ the end the hash of all that. Whatever is not an array, a solver or a tolerance 
 example, comes from the tree that `load_checkpoint` is given, which is how a trained
 model is read back into another solver.
 
+Of format 3 the arrays are in a folder beside the file, written by Orbax, and in their
+place are the hashes of all files in there (`sharded.py`).
+
 Nothing in a file is run: the header is JSON, and arrays are read with pickling off.
 """
 
@@ -14,19 +17,24 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import equinox as eqx
 import jax
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from .._files import atomic_write
+from . import sharded
 
 
 FORMAT = "jaxode checkpoint"
-FORMAT_VERSION = 2
-"""1 had no hash at its end, so that a change of its header was not found."""
-_MAX_HEADER_BYTES = 2**26
+# 1 had no hash at its end, so that a change of its header was not found.
+_IN_FILE, _IN_FOLDER = 2, 3
+FORMAT_VERSION = _IN_FOLDER
+"""The newest that is read."""
+_MAX_HEADER_BYTES = 2**30
+"""Longer lines are not looked through for their end: they are of no checkpoint."""
 _HASH_BYTES = hashlib.sha256().digest_size
 _KINDS = {"bytes": int, "sha256": str, "leaves": list, "header": dict}
 
@@ -49,7 +57,11 @@ class CheckpointError(Exception):
 
 
 def save_checkpoint(
-    path: str | os.PathLike, tree: PyTree, header: dict[str, Any] | None = None
+    path: str | os.PathLike,
+    tree: PyTree,
+    header: dict[str, Any] | None = None,
+    *,
+    form: Literal["file", "orbax"] = "file",
 ) -> None:
     """Writes the arrays of `tree` to `path`, whole or not at all.
 
@@ -59,10 +71,18 @@ def save_checkpoint(
         path: The file; its folder must exist.
         tree: Any pytree, for example a `TrainState`. Arrays only are written.
         header: Anything JSON can hold that should travel along: settings, the epoch.
+        form: `"orbax"` has Orbax write the arrays into a folder beside the file, each
+            device its part of those that are divided over a mesh; where it is one of
+            several processes, all call this with the same `path`. The file names the
+            folder and has the hashes of what is in there; folders that no checkpoint
+            beside it names any more are deleted. Needs the extra `orbax`.
 
     Raises:
         OSError: if the file cannot be written. `path` is then as it was.
         TypeError: if `header` is not JSON.
+        ValueError: for another `form`, or if `header` is larger than what
+            `load_checkpoint` reads, 1 GB.
+        ImportError: if Orbax is needed and missing.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -71,18 +91,51 @@ def save_checkpoint(
         >>> jaxode.training.load_header("net.ckpt")
         {'epoch': 1}
     """
+    path = Path(path)
+    if form == "orbax":
+        _save_in_folder(path, tree, header)
+        return
+    if form != "file":
+        raise ValueError(f"form={form!r} must be 'file' or 'orbax'.")
     payload = io.BytesIO()
     eqx.tree_serialise_leaves(payload, eqx.filter(tree, eqx.is_array))
-    content = payload.getbuffer()
+    _write(path, payload.getvalue(), tree, header, {"version": _IN_FILE})
+    sharded.remove_unused(path)
+
+
+def _save_in_folder(path: Path, tree: PyTree, header: dict[str, Any] | None) -> None:
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    folder = sharded.save_arrays(path, arrays)
+    is_spread = sharded.is_spread(arrays)
+    if not is_spread or jax.process_index() == 0:
+        content = json.dumps(sharded.hash_files(folder)).encode()
+        kind = {"version": _IN_FOLDER, "folder": folder.name}
+        _write(path, content, tree, header, kind)
+        sharded.remove_unused(path)
+    if is_spread:
+        multihost_utils.sync_global_devices(f"saved {folder.name}")
+
+
+def _write(
+    path: Path,
+    content: bytes,
+    tree: PyTree,
+    header: dict[str, Any] | None,
+    kind: dict[str, Any],
+) -> None:
     first_line = {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        **kind,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "leaves": _describe(tree),
         "header": header or {},
     }
     first = json.dumps(first_line).encode() + b"\n"
+    if len(first) > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"a header of {len(first)} bytes is too large to be read again"
+        )
     whole = hashlib.sha256(first)
     whole.update(content)
     with atomic_write(path) as file:
@@ -118,11 +171,19 @@ def load_checkpoint(
         >>> print(arrays, header)
         [0 1 2] {'epoch': 1}
     """
-    first_line, content = _read(Path(path))
+    path = Path(path)
+    first_line, content = _read(path)
     _check_leaves(path, first_line["leaves"], _describe(like))
     arrays, static = eqx.partition(like, eqx.is_array)
     try:
-        arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), arrays)
+        if first_line["version"] == _IN_FOLDER:
+            leaves, tree = jax.tree.flatten(arrays)
+            found = sharded.load_arrays(path.with_name(first_line["folder"]), leaves)
+            arrays = jax.tree.unflatten(tree, found)
+        else:
+            arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), arrays)
+    except ImportError:
+        raise
     # Only a file that was made up comes here: its hashes are right, its arrays are not.
     except Exception as error:
         message = f"{os.fspath(path)} holds something else where its arrays should be."
@@ -163,6 +224,13 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     whole.update(content)
     if found is not None and whole.digest() != found:
         _fail(path, "is damaged: it does not have the hash it was saved with")
+    if first_line["version"] == _IN_FOLDER:
+        try:
+            folder = path.with_name(first_line["folder"])
+            sharded.check_files(folder, json.loads(content))
+        # The latter two are of a file that was made up.
+        except (sharded.FolderError, ValueError, TypeError) as error:
+            _fail(path, str(error))
     return first_line, content
 
 
@@ -183,10 +251,11 @@ def _parse(path: Path, line: bytes) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         newer = f"format {version}, and this jaxode reads up to {FORMAT_VERSION}"
         _fail(path, f"was written by a newer jaxode ({newer}); update jaxode")
-    missing = set(_KINDS) - set(first_line)
+    kinds = _KINDS | ({"folder": str} if version == _IN_FOLDER else {})
+    missing = set(kinds) - set(first_line)
     if missing:
         _fail(path, f"is damaged: its header lacks {', '.join(sorted(missing))}")
-    for name, kind in _KINDS.items():
+    for name, kind in kinds.items():
         if not isinstance(first_line[name], kind):
             _fail(path, f"is damaged: its {name} are no {kind.__name__}")
     leaves = first_line["leaves"]

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 
 from .._steps.pooled import PooledNorm, summed_at_once
+from .layout import Layout, Places
 
 
 class Division(NamedTuple):
@@ -28,11 +29,13 @@ class Division(NamedTuple):
         sharding: Over which axis of which mesh.
         samples: Rows of a batch that count.
         joint: Whether the devices take the steps of a solve together.
+        accumulate: Pieces that a batch is solved in, one after the other.
     """
 
     sharding: NamedSharding
     samples: int
     joint: bool
+    accumulate: int = 1
 
     @property
     def axis(self) -> str:
@@ -45,36 +48,41 @@ class Division(NamedTuple):
         return self.sharding.mesh.shape[self.axis]
 
     @property
-    def rows(self) -> int:
-        """Rows of each device."""
-        return -(-self.samples // self.num_parts)
+    def layout(self) -> Layout:
+        """Where the images go."""
+        return Layout(self.samples, self.num_parts, self.accumulate)
 
     @property
     def columns(self) -> np.ndarray:
         """Which of the batch each row of the filled-up batch is."""
-        return np.arange(self.rows * self.num_parts) % self.samples
+        return self.layout.columns
 
     def spec(self, dim: int) -> PartitionSpec:
         """Of arrays whose axis `dim` is divided."""
         return PartitionSpec(*[None] * dim, self.axis)
 
+    def places(self) -> Places:
+        """Where the rows of this device are, piece by piece."""
+        return self.layout.places(lax.axis_index(self.axis).astype(jnp.int32))
+
     def counts(self) -> Bool[Array, " row"]:
         """Which rows of this device count."""
-        first = lax.axis_index(self.axis) * self.rows
-        return first + jnp.arange(self.rows, dtype=first.dtype) < self.samples
+        return jnp.ravel(self.places().counts)
 
     def own(self, whole: Array, dim: int) -> Array:
         """The rows of this device of an array that every device has whole."""
         filled = jnp.take(whole, jnp.asarray(self.columns), axis=dim)
-        start = lax.axis_index(self.axis) * self.rows
-        return lax.dynamic_slice_in_dim(filled, start, self.rows, dim)
+        rows = len(self.columns) // self.num_parts
+        start = lax.axis_index(self.axis) * rows
+        return lax.dynamic_slice_in_dim(filled, start, rows, dim)
 
     def solving(self, model: PyTree) -> PyTree:
         """`model`, whose devices step together if they are to."""
         if not self.joint or not hasattr(model, "with_solve"):
             return model
-        is_even = self.samples == self.rows * self.num_parts
-        samples = None if is_even else self.samples
+        layout = self.layout
+        is_even = layout.piece == layout.rows * self.num_parts
+        samples = None if is_even else layout.piece
         norm = PooledNorm(self.axis, samples, shared=True)
         return model.with_solve(norm=norm)
 
@@ -89,7 +97,10 @@ class Division(NamedTuple):
 
 
 def division(
-    sharding: NamedSharding | None, samples: int, joint: bool = True
+    sharding: NamedSharding | None,
+    samples: int,
+    joint: bool = True,
+    accumulate: int = 1,
 ) -> Division | None:
     """How a batch of so many rows is divided; `None` where it stays on one device.
 
@@ -104,4 +115,4 @@ def division(
             f"sharding has {sharding.spec}; batches are divided over one axis of the "
             'mesh, by NamedSharding(mesh, PartitionSpec("batch")).'
         )
-    return Division(sharding, samples, joint)
+    return Division(sharding, samples, joint, accumulate)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from .._solve.stats import SolveCounts
+from .layout import Places
 
 
 class Metrics(eqx.Module):
@@ -107,7 +108,12 @@ def loss_and_metrics(
             neither the mean nor the metrics. Every image counts if `None`.
         key: For a training step: a model with a method
             `train_with_stats(images, key) -> (logits, penalty, SolveStats)` is asked
-            for this, and the penalty is added to the loss.
+            for this, and the penalty is added to the loss. Where a step has rows of a
+            batch only, on one of several devices or a piece of it at a time, the method
+            is `train_part_with_stats(images, key, places, counts, samples)` if there is
+            one, and its penalty what these rows contribute to that of the batch
+            (`jaxode.nn.ODENet.train_part_with_stats`). Without it each part counts for
+            as much as it has rows.
 
     Returns:
         The mean over the images that count, in nats, with the penalty; and the sums
@@ -134,9 +140,14 @@ def sums(
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"] | None = None,
     key: Key[Array, ""] | None = None,
+    rows: tuple[Places, int] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""] | None, Metrics]:
-    """`loss_and_metrics`, with the sum of the losses and the penalty, if any, apart."""
-    logits, penalty, counts, succeeded = _classify(model, images, key)
+    """`loss_and_metrics`, with the sum of the losses and the penalty, if any, apart.
+
+    `rows` says where in a batch the images are, and how many that has; the penalty is
+    then what they contribute to that of the batch.
+    """
+    logits, penalty, counts, succeeded = _classify(model, images, key, rows)
 
     # The sum over the images that count.
     if mask is None:
@@ -163,6 +174,7 @@ def _classify(
     model: PyTree,
     images: Num[Array, "batch height width 1"],
     key: Key[Array, ""] | None,
+    rows: tuple[Places, int] | None,
 ) -> tuple[
     Float[Array, "batch class"],
     Float[Array, ""] | None,
@@ -172,7 +184,17 @@ def _classify(
     """Logits, penalty, what `Metrics` counts of the solve, and whether it succeeded."""
     penalty = None
     if key is not None and hasattr(model, "train_with_stats"):
-        logits, penalty, stats = model.train_with_stats(images, key)
+        if rows is None:
+            logits, penalty, stats = model.train_with_stats(images, key)
+        elif hasattr(model, "train_part_with_stats"):
+            places, samples = rows
+            logits, penalty, stats = model.train_part_with_stats(
+                images, key, places.place, places.counts, samples
+            )
+        else:
+            places, samples = rows
+            logits, penalty, stats = model.train_with_stats(images, key)
+            penalty *= jnp.sum(places.counts, dtype=penalty.dtype) / samples
     elif hasattr(model, "with_stats"):
         logits, stats = model.with_stats(images)
     else:

@@ -69,6 +69,7 @@ def train_step(
     *,
     optimiser: optax.GradientTransformation,
     key: Key[Array, ""] | None = None,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on one batch.
 
@@ -83,6 +84,7 @@ def train_step(
         optimiser: The transformation that `state` was created with.
         key: Randomness of the model, for one that is trained otherwise than it is
             scored (`loss_and_metrics`); without, it is trained as it is scored.
+        accumulate: As for `train_steps`.
 
     Returns:
         The state after the step, and the metrics of the batch before the update.
@@ -101,7 +103,7 @@ def train_step(
         >>> int(state.step), int(metrics.total)
         (1, 4)
     """
-    return _step(state, images, labels, optimiser, None, key)
+    return _step(state, images, labels, optimiser, None, key, accumulate)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -115,6 +117,7 @@ def train_steps(
     crop: int = 0,
     sharding: NamedSharding | None = None,
     joint: bool = True,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Runs the steps `data.rows` of an epoch without visiting the host.
 
@@ -138,6 +141,12 @@ def train_steps(
             step. Otherwise each controls the steps for its own images: nothing is
             exchanged within a solve, and the result depends on the number of devices.
             For models that have a method `with_solve`, as `jaxode.nn.ODENet` has.
+        accumulate: Pieces in which a batch is solved and differentiated, one after the
+            other, in the memory of one. The update is that of the batch, to rounding,
+            where every image is computed by itself; a model that solves a batch as one
+            ODE takes for each piece the steps that suit its images, so the gradient is
+            that of the batch within the solver's tolerance. What does not divide is
+            filled up, and every image counts once. `metrics.batches` counts pieces.
 
     Returns:
         The state after the last step, and the metrics with those of the steps added.
@@ -164,7 +173,7 @@ def train_steps(
     arrays, static = eqx.partition(state, eqx.is_array)
     # Within a device's part there are fewer.
     samples = data.samples
-    part = division(sharding, samples, joint)
+    part = division(sharding, samples, joint, accumulate)
 
     def keep_going(stop, carry):
         index, arrays, _ = carry
@@ -183,7 +192,9 @@ def train_steps(
             shifts = draw_shifts(jax.random.fold_in(key, 1), samples, crop)
             images = cropped(images, own(shifts), crop)
         own_key = jax.random.fold_in(key, 2)
-        state, step_metrics = _step(state, images, labels, optimiser, part, own_key)
+        state, step_metrics = _step(
+            state, images, labels, optimiser, part, own_key, accumulate
+        )
         return index + 1, eqx.filter(state, eqx.is_array), metrics.merge(step_metrics)
 
     def run(data, arrays, metrics):
@@ -213,10 +224,11 @@ def _step(
     optimiser: optax.GradientTransformation,
     part: Division | None,
     key: Key[Array, ""] | None,
+    accumulate: int,
 ) -> tuple[TrainState, Metrics]:
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
     if part is None:
-        found = gradient(params, static, images, labels, key)
+        found = gradient(params, static, images, labels, key, accumulate)
     else:
         found = divided_gradient(params, static, images, labels, part, key)
     loss, metrics, grads, backward = found

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, Num
 
 from .division import Division
+from .layout import Layout
 
 
 class TrainData(eqx.Module):
@@ -96,19 +97,19 @@ class TrainBatches(eqx.Module):
         return row(self.images), row(self.labels)
 
 
-def batch_columns(batch_size: int, num_devices: int) -> np.ndarray:
+def batch_columns(batch_size: int, num_devices: int, accumulate: int = 1) -> np.ndarray:
     """Which image of a batch each row of the filled-up batch is, in order.
 
     There are as many rows as divide evenly over the devices; device `i` has the `i`-th
-    part of them.
+    part of them, and in it, one after the other, its rows of each of the pieces that
+    `train_steps(..., accumulate=...)` takes a batch in.
 
     Examples:
         >>> import jaxode
         >>> len(jaxode.training.batch_columns(6, 4))  # two for each device
         8
     """
-    rows = -(-batch_size // num_devices)
-    return np.arange(rows * num_devices) % batch_size
+    return Layout(batch_size, num_devices, accumulate).columns
 
 
 class TestBatches(eqx.Module):

@@ -58,3 +58,13 @@ def folder(tmp_path: Path, server: Server) -> Path:
     for name, content in CONTENTS.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture
+def fetched(cache: Path, server: Server) -> None:
+    """The four files as a download would leave them, for tensorflow-datasets."""
+    server.behaviour = "busy"
+    place = cache / "downloads" / "mnist"
+    place.mkdir(parents=True)
+    for name, content in CONTENTS.items():
+        (place / name).write_bytes(content)

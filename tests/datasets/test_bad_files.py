@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from served import CONTENTS, flip, idx_bytes, NAMES, Server, truncate
 
-from jaxode.datasets import DataError, load, packing
+from jaxode.datasets import DataError, download, load
 from jaxode.datasets.source import read_idx, SOURCES
 
 
@@ -77,13 +77,14 @@ def test_files_of_another_data_set_do_not_pass_for_mnist(
         load("mnist", data_dir=folder)
 
 
+@pytest.mark.usefixtures("fetched")
 def test_tensorflow_datasets_checks_the_sums_itself(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(packing, "find_problem", lambda folder, file: None)
-    flip_the_last_bit(folder / NAMES[0])
+    monkeypatch.setattr(download, "find_problem", lambda folder, file: None)
+    flip_the_last_bit(cache / "downloads" / "mnist" / NAMES[0])
     with pytest.raises(DataError, match="could not prepare.*has wrong checksum"):
-        load("mnist", data_dir=folder)
+        load("mnist")
 
 
 def test_tensorflow_datasets_takes_no_file_without_a_sum(
@@ -118,6 +119,7 @@ def test_file_that_is_no_idx_is_reported(tmp_path: Path):
             read_idx(path)
 
 
+@pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize(
     ("module", "dataset"),
     [
@@ -128,8 +130,8 @@ def test_file_that_is_no_idx_is_reported(tmp_path: Path):
     ],
 )
 def test_missing_package_names_the_extra(
-    module: str, dataset: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, dataset: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module}.*pip install .jaxode\[experi"):
-        load(dataset, data_dir=folder if dataset == "mnist" else None)
+        load(dataset)

@@ -55,13 +55,12 @@ def lose_an_image(path: Path) -> None:
     write_cache(path, datasets.Dataset("mnist", short, TEST))
 
 
+@pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize(
     "damage", [empty, truncate, flip_a_bit, hold_another_data_set, lose_an_image]
 )
-def test_damaged_cache_is_rebuilt(
-    damage: Callable[[Path], None], folder: Path, cache: Path
-):
-    load("mnist", data_dir=folder)
+def test_damaged_cache_is_rebuilt(damage: Callable[[Path], None], cache: Path):
+    load("mnist")
     (path,) = cache.glob("*.npz")
     whole = path.read_bytes()
     damage(path)
@@ -70,54 +69,55 @@ def test_damaged_cache_is_rebuilt(
     assert len(path.read_bytes()) == len(whole)
 
 
+@pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize("pattern", ["*train.array_record*", "dataset_info.json"])
-def test_damaged_preparation_is_made_anew(pattern: str, folder: Path, cache: Path):
-    load("mnist", data_dir=folder)
+def test_damaged_preparation_is_made_anew(pattern: str, cache: Path):
+    load("mnist")
     (cache / "mnist-1.npz").unlink()
     (part,) = cache.glob(f"tfds/mnist/*/{pattern}")
     flip(part, 0.5) if part.suffix != ".json" else truncate(part)
     lines: list[str] = []
-    assert_is_tiny(load("mnist", data_dir=folder, on_notice=lines.append))
+    assert_is_tiny(load("mnist", on_notice=lines.append))
     assert len(lines) == 1 and lines[0].startswith("Preparing")
 
 
+@pytest.mark.usefixtures("fetched")
 def test_preparation_that_cannot_be_read_is_tried_twice_and_reported(
-    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(builder: object, split: str) -> Split:
+    def fail(builder: object, source: object) -> datasets.RecordSet:
         raise RuntimeError("bad chunk")
 
-    monkeypatch.setattr(tfds, "_read_split", fail)
+    monkeypatch.setattr(tfds, "_records", fail)
     lines: list[str] = []
     with pytest.raises(DataError, match=r"could not prepare MNIST in .*bad chunk"):
-        load("mnist", data_dir=folder, on_notice=lines.append)
+        load("mnist", on_notice=lines.append)
     assert len(lines) == 2
     assert not list(cache.glob("*.npz"))
 
 
-def test_incomplete_preparation_is_reported(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    short = Split(TRAIN.images[1:], TRAIN.labels[1:])
-    monkeypatch.setattr(tfds, "_read_split", lambda builder, split: short)
+@pytest.mark.usefixtures("fetched")
+def test_incomplete_preparation_is_reported(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tfds.TfdsRecords, "__len__", lambda self: 29)
     with pytest.raises(DataError, match=r"does not hold \(30, 10\) images"):
-        load("mnist", data_dir=folder)
+        load("mnist")
 
 
+@pytest.mark.usefixtures("fetched")
 def test_second_of_two_processes_uses_what_the_first_prepared(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ):
     encode, others = tfds._encode_png, []
 
     def encode_while_another_prepares(image: np.ndarray) -> bytes:
         if not others:
             others.append(None)
-            others.append(load("mnist", data_dir=folder))
+            others.append(load("mnist"))
         return encode(image)
 
     monkeypatch.setattr(tfds, "_encode_png", encode_while_another_prepares)
     lines: list[str] = []
-    assert_is_tiny(load("mnist", data_dir=folder, on_notice=lines.append))
+    assert_is_tiny(load("mnist", on_notice=lines.append))
     assert_is_tiny(others[1])
     assert len(lines) == 1  # The loser read the winner's folder, it did not start anew.
 

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ def test_sums_are_those_of_tensorflow_datasets(name: str):
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_real_mnist_equals_its_files():
+@pytest.mark.parametrize("prepared", [False, True])
+def test_real_mnist_equals_its_files(prepared: bool, cache: Path):
     if REAL_FILES is None:
         pytest.skip("JAXODE_DATA_DIR names no folder with the four MNIST files")
-    data = load("mnist", data_dir=REAL_FILES)
+    if prepared:
+        # As a download would leave them, for tensorflow-datasets.
+        shutil.copytree(REAL_FILES, cache / "downloads" / "mnist")
+    data = load("mnist", data_dir=None if prepared else REAL_FILES)
+    assert (cache / "tfds").exists() == prepared
     assert (len(data.train_labels), len(data.test_labels)) == (60_000, 10_000)
     # Known counts of the classes 0 to 9 in the training set.
     np.testing.assert_array_equal(

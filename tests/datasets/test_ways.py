@@ -33,11 +33,19 @@ def test_auto_is_mnist_when_the_files_are_there(folder: Path):
     assert_is_tiny(load(data_dir=folder))
 
 
-def test_files_are_read_directly_when_array_record_has_no_wheel(
-    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_in_a_folder_are_read_directly(folder: Path, cache: Path):
+    lines: list[str] = []
+    assert_is_tiny(load("mnist", data_dir=folder, on_notice=lines.append))
+    assert not (cache / "tfds").exists()
+    assert not lines
+
+
+def test_downloaded_files_are_read_directly_when_array_record_has_no_wheel(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert_is_tiny(load("mnist", data_dir=folder))
+    assert_is_tiny(load("mnist"))
+    assert set(server.requested) == set(NAMES)
     assert not (cache / "tfds").exists()
 
 

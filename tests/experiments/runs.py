@@ -5,11 +5,16 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import mnist
 
@@ -28,6 +33,9 @@ def train(*arguments: object) -> str:
     return printed.getvalue()
 
 
+_EXPERIMENTS = str(Path(mnist.__file__).parent)
+
+
 class Runner:
     """Runs `mnist.py` in processes of their own, within one folder."""
 
@@ -36,17 +44,20 @@ class Runner:
         # Compiled code is shared between the runs, and kept from the user's cache.
         self._environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [_EXPERIMENTS, os.environ.get("PYTHONPATH", "")]
+            ),
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **settings,
         }
 
     def __call__(
-        self, *arguments: object, code: int = 0
+        self, *arguments: object, code: int = 0, script: str = mnist.__file__
     ) -> subprocess.CompletedProcess[str]:
         """Runs to the end and expects an exit code."""
         done = subprocess.run(
-            self._command(arguments),
+            self._command(arguments, script),
             cwd=self.folder,
             env=self._environment,
             capture_output=True,
@@ -57,10 +68,26 @@ class Runner:
         assert "Traceback" not in done.stderr
         return done
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def redirected(
+        self, where: str, *arguments: object
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs it with standard files as a shell is told to, such as `>&-`."""
+        command = self._command(arguments, mnist.__file__)
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {where}', "sh", *command],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def start(
+        self, *arguments: object, script: str = mnist.__file__
+    ) -> subprocess.Popen[str]:
         """Starts one, whose output is to be read."""
         return subprocess.Popen(
-            self._command(arguments),
+            self._command(arguments, script),
             cwd=self.folder,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -86,8 +113,31 @@ class Runner:
             reader.join()
             return code, process.stderr.read()
 
-    def _command(self, arguments: tuple[object, ...]) -> list[str]:
-        return [sys.executable, mnist.__file__, *map(str, arguments)]
+    def _command(self, arguments: tuple[object, ...], script: str) -> list[str]:
+        return [sys.executable, script, *map(str, arguments)]
+
+
+@contextlib.contextmanager
+def processes(
+    folder: Path, *options: object, number: int = 2, script: str = mnist.__file__
+) -> Iterator[list[Any]]:
+    """Processes of one run over loopback; whatever is left of them is killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # One thread each, and one device.
+    run = Runner(folder, XLA_FLAGS="--xla_force_host_platform_device_count=1")
+    together = ["--distributed", "--coordinator-address", address]
+    together += ["--num-processes", str(number), "--process-id"]
+    started = [
+        run.start(*options, *together, index, script=script) for index in range(number)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def first_line(folder: Path, name: str = "checkpoint.eqx") -> dict:
@@ -117,6 +167,17 @@ def numbers(folder: Path) -> list[dict]:
         {name: value for name, value in record.items() if "second" not in name}
         for record in metrics(folder)
     ]
+
+
+def assert_same_curve(actual: list[dict], expected: list[dict]) -> None:
+    """The same numbers but for the order in which single precision adds up."""
+    for one, other in zip(actual, expected, strict=True):
+        for name in ("train_loss", "test_loss"):
+            # Observed 1e-6: the parts of a batch are added up in another order.
+            assert one[name] == pytest.approx(other[name], rel=1e-4)
+        for name in ("nfe_forward", "nfe_backward", "test_nfe", "rejected_steps"):
+            assert one[name] == other[name]
+        assert one["test_total"] == 360
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import unchecked_types
 
 from jaxode.nn import ODENet
+from jaxode.training import checkpoint
 from jaxode.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -106,6 +110,35 @@ def test_old_file_is_there_until_the_new_one_is_complete(path, monkeypatch):
     assert arrays_equal(new, make_tree(1)) and arrays_equal(old, make_tree(0))
 
 
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_when_it_is_over(
+    path, monkeypatch
+):
+    fsync, replace, calls = os.fsync, os.replace, []
+
+    def sync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        calls.append("folder" if is_folder else "file")
+        fsync(descriptor)
+
+    def rename(source, target):
+        calls.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    save_checkpoint(path, make_tree())
+    assert calls == ["file", "name", "folder"]
+
+
+def test_header_that_could_not_be_read_again_leaves_the_old_file(path, monkeypatch):
+    save_checkpoint(path, make_tree(0))
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint, "_MAX_HEADER_BYTES", 1000)
+    with pytest.raises(ValueError, match="bytes is too large to be read again"):
+        save_checkpoint(path, make_tree(1), {"history": 1000 * [0]})
+    assert path.read_bytes() == before
+
+
 def test_header_that_is_no_json_leaves_the_old_file(path):
     save_checkpoint(path, make_tree(0))
     before = path.read_bytes()
@@ -165,7 +198,7 @@ def test_foreign_file_is_named_as_such(path, content):
 
 def test_newer_format_says_to_update(path):
     save_checkpoint(path, make_tree())
-    content = path.read_bytes().replace(b'"version": 2', b'"version": 3', 1)
+    content = path.read_bytes().replace(b'"version": 2', b'"version": 4', 1)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="model.eqx was written by a newer"):
         load_checkpoint(path, make_tree())
@@ -220,3 +253,9 @@ def test_checkpoint_written_by_an_earlier_version_is_read():
         + [-0.0367304, -1.4887553, -1.626287, 0.5134514, 4.5428066],
     ]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_unknown_form_of_a_checkpoint_is_refused(tmp_path):
+    form: Any = "zip"
+    with unchecked_types(), pytest.raises(ValueError, match="form='zip' must be 'fi"):
+        save_checkpoint(tmp_path / "net.eqx", jnp.ones(2), form=form)

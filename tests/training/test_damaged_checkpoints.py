@@ -144,7 +144,7 @@ def test_hostile_content_would_run_if_it_were_unpickled(tmp_path):
         ({"leaves": [1, 2]}, "its list of arrays cannot be read"),
         ({"version": True}, "it has no format version"),
         ({"version": 0}, "it has no format version"),
-        ({"version": 3}, "was written by a newer jaxode"),
+        ({"version": 4}, "was written by a newer jaxode"),
     ],
 )
 def test_header_of_the_wrong_kind_is_damaged(path, changes, message):
@@ -169,6 +169,13 @@ def test_file_of_the_first_format_is_read(path):
     tree, header = load_checkpoint(path, TREE)
     assert header == HEADER
     np.testing.assert_array_equal(tree["weight"], TREE["weight"])
+
+
+def test_changed_array_in_a_file_of_the_first_format_is_found(path):
+    first, rest = path.read_bytes().split(b"\n", 1)
+    old = first.replace(b'"version": 2', b'"version": 1') + b"\n" + rest[:-32]
+    assert not refused(path, old)
+    assert refused(path, old[:-3] + bytes([old[-3] ^ 1]) + old[-2:])
 
 
 def test_new_file_that_says_it_is_old_is_found(path):

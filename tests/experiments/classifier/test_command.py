@@ -12,8 +12,9 @@ import pytest
 import mnist
 from classifier import config as names
 from classifier.checks import check
-from classifier.config import Config, PRESETS
+from classifier.config import Config
 from classifier.networks import MODELS, SOLVERS
+from classifier.presets import MODEL_SETTINGS, PRESETS
 from classifier.setup import learning_rate
 from console.command_line import InputError
 from jaxode._solve.adjoints import ADJOINTS
@@ -28,7 +29,7 @@ def test_names_on_the_command_line_are_those_of_the_library():
     assert get_args(names.AdjointName) == tuple(ADJOINTS)
     assert set(get_args(names.DatasetName)) == set(DATASETS)
     assert get_args(names.SolverName) == tuple(SOLVERS)
-    assert get_args(names.ModelName) == tuple(MODELS) == tuple(names.MODEL_SETTINGS)
+    assert get_args(names.ModelName) == tuple(MODELS) == tuple(MODEL_SETTINGS)
 
 
 def test_solvers_without_error_estimate_are_listed_as_such():
@@ -147,6 +148,13 @@ BAD = [
     (["--atol", "0"], "--atol must be above 0; got 0.0."),
     (["--dt0", "-1"], "--dt0 must be above 0; got -1.0."),
     (["--max-steps", "0"], "--max-steps must be above 0; got 0."),
+    (["--batch-size", "9223372036854775808"], "--batch-size must be below 2**31 - 1;"),
+    (["--eval-batch-size", "1" + 20 * "0"], "--eval-batch-size must be below 2**31"),
+    (["--max-steps", "3000000000"], "--max-steps must be below 2**31 - 1; got 30000"),
+    (["--max-steps", "2147483648"], "--max-steps must be below 2**31 - 1; got 21474"),
+    (["--warmup-epochs", "1e300"], "--warmup-epochs must be at most 3e38, the larges"),
+    (["--decay-epochs", "1e300"], "--decay-epochs must be at most 3e38, the largest"),
+    (["--decay-epochs", "1e30"], "--decay-epochs must be at most 1000000; got 1e+30."),
     (["--momentum", "1"], "--momentum must be below 1; got 1.0."),
     (["--shift", "-1"], "--shift must not be negative; got -1."),
     (["--holdout", "-1"], "--holdout must not be negative; got -1."),

@@ -11,7 +11,12 @@ from runs import arrays, content, header, metrics, numbers, TINY, train
 
 import mnist
 from classifier import run
+from classifier.checkpoint import load_state, read_checkpoint
+from classifier.run_folder import read_run
+from classifier.setup import build_model, build_optimiser
+from console import host_memory
 from console.command_line import InputError
+from jaxode.training import TrainState
 
 
 pytestmark = pytest.mark.slow
@@ -158,6 +163,25 @@ def test_run_whose_checkpoint_is_gone_is_not_begun_again(folder):
         resume(folder)
 
 
+def test_checkpoint_that_another_command_replaces_meanwhile_is_not_believed(folder):
+    run_folder, config, about = read_run(folder)
+    saved = read_checkpoint(run_folder, config, about)
+    state = TrainState.create(build_model(config), build_optimiser(config, 2))
+    load_state(run_folder, state, saved, 2)
+    with pytest.raises(InputError, match="has 2 training steps, and .* should be 3"):
+        load_state(run_folder, state, saved, 3)
+    train("--resume", folder, "--epochs", 2)
+    with pytest.raises(InputError, match="has been replaced since this command"):
+        load_state(run_folder, state, saved, 2)
+
+
+def test_checkpoint_made_with_other_settings_is_refused(folder):
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    edit(folder / "config.json", settings=settings | {"lr": 0.01})
+    with pytest.raises(InputError, match="made with other settings than those in"):
+        resume(folder)
+
+
 def test_previous_checkpoint_that_was_put_in_place_ends_with_the_same_bits(
     whole, folder
 ):
@@ -224,6 +248,16 @@ def test_evaluation_that_fails_is_no_success(one_epoch):
     message = "The evaluation failed: none of the 360 test images is right"
     with pytest.raises(InputError, match=message):
         mnist.main(["evaluate", str(one_epoch), *options])
+
+
+def test_training_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
+    """Linux would end the process without a word when the memory is used."""
+    monkeypatch.setattr(host_memory, "host_bytes", lambda: 1e5)
+    start = [*TINY, "--out", str(tmp_path / "run")]
+    with pytest.raises(InputError, match="^A training step needs .* GB of memory, and"):
+        mnist.main(start)
+    with pytest.raises(InputError, match="^--channels 1024 needs .* Take fewer"):
+        mnist.main([*start, "--channels", "1024"])
 
 
 def test_batch_larger_than_the_data_set_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import jaxode
 from classifier.config import Config
 from classifier.data import split_data
 from classifier.devices import batch_sharding
-from classifier.setup import learning_rate
+from classifier.setup import build_optimiser, learning_rate
 from console.command_line import InputError
 
 
@@ -54,6 +54,36 @@ def test_learning_rate_rises_and_comes_down_whatever_the_epochs():
     np.testing.assert_allclose(rates[40:], 0.001, rtol=1e-5)
     longer = learning_rate(dataclasses.replace(config, epochs=9), 10)
     assert [float(longer(jnp.asarray(step))) for step in range(60)] == list(rates)
+
+
+def test_linear_schedule_is_a_line_to_a_hundredth():
+    config = Config(lr=0.1, schedule="linear", warmup_epochs=1, decay_epochs=5)
+    rate = learning_rate(config, steps_per_epoch=10)
+    rates = [float(rate(jnp.asarray(step))) for step in (10, 20, 40, 50, 99)]
+    expected = [0.1 * (0.01 + 0.99 * left) for left in (1, 0.75, 0.25, 0, 0)]
+    # Seen: 1e-7.
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_adam_takes_the_steps_of_its_paper():
+    bare = Config(clip_norm=0.0, speed_decay=0.0, warmup_epochs=0.0, decay_epochs=0.0)
+    config = dataclasses.replace(
+        bare, optimiser="adam", lr=0.1, momentum=0.8, nesterov=False
+    )
+    optimiser = build_optimiser(config, steps_per_epoch=10)
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=3), jnp.float32)
+    x, m, v = np.array(weights, np.float64), np.zeros(3), np.zeros(3)
+    state = optimiser.init(weights)
+    for t in range(1, 6):
+        g = rng.normal(size=3).astype(np.float32)
+        updates, state = optimiser.update(jnp.asarray(g), state, weights)
+        weights = weights + jnp.asarray(updates)
+        # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
+        m, v = 0.8 * m + 0.2 * g, 0.99 * v + 0.01 * g.astype(np.float64) ** 2
+        x = x - 0.1 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    # Seen: 3e-8.
+    np.testing.assert_allclose(weights, x, atol=3e-7)
 
 
 def test_one_device_is_not_sharded():

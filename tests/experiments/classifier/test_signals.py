@@ -78,6 +78,24 @@ def test_output_that_nobody_reads_ends_training_with_the_state_saved(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("<&- >&- 2>&-", ""),
+        ("> /dev/full", "Standard output is left out: it cannot be written (No space"),
+    ],
+)
+def test_output_that_cannot_be_written_is_left_out(run, where, said):
+    folder = where.strip(" <>&-/").replace("/", "-") or "closed"
+    done = run.redirected(where, *TINY, "--epochs", 1, "--out", folder)
+    assert done.returncode == 0 and done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == (said != "")
+    # None of it went into a file that was opened in its place.
+    run("evaluate", folder, "--quiet")
+    assert len(metrics(run.folder / folder)) == 1
+
+
+@pytest.mark.slow
 def test_second_process_on_a_folder_is_refused_until_the_first_is_gone(run):
     options = [*TINY, "--epochs", 100_000]
     with run.start(*options, "--out", "locked") as process:

@@ -1,9 +1,13 @@
 """Twenty epochs with a resume after each: nothing grows, and nothing is left behind."""
 
+import gc
 import os
+from pathlib import Path
 
+import jax
+import jax.extend
 import pytest
-from runs import arrays, content, numbers, Runner, TINY
+from runs import arrays, content, numbers, Runner, TINY, train
 
 
 EPOCHS = 20
@@ -44,3 +48,26 @@ def test_twenty_epochs_with_a_resume_after_each(tmp_path):
     run(*TINY, *SHORTEST, "--epochs", EPOCHS, "--out", "whole")
     assert arrays(folder) == arrays(tmp_path / "whole")
     assert numbers(folder) == numbers(tmp_path / "whole")
+
+
+def kept_by_jax() -> dict[str, int]:
+    """Compiled programs and arrays that are alive in this process."""
+    gc.collect()
+    programs = jax.extend.backend.get_backend().live_executables()
+    return {"programs": len(programs), "arrays": len(jax.live_arrays())}
+
+
+def train_resume_and_score(folder: Path) -> None:
+    train(*TINY, *SHORTEST, "--epochs", 1, "--out", folder)
+    train("--resume", folder, "--epochs", 2)
+    train("evaluate", folder, "--rtol", "0.01", "--solver", "heun")
+
+
+@pytest.mark.slow
+def test_equal_trainings_in_one_process_leave_nothing_in_it(tmp_path):
+    """As in a notebook, where a program that is kept is 10 to 60 MB."""
+    train_resume_and_score(tmp_path / "first")
+    after_the_first = kept_by_jax()
+    for name in ("second", "third"):
+        train_resume_and_score(tmp_path / name)
+        assert kept_by_jax() == after_the_first
