@@ -7,6 +7,8 @@ the solve, each path's start along with them. Printed is their measure, the mean
 error of the true energy along the learned path, to time 20 as theirs and to 300.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,9 +59,9 @@ class Hamiltonian(eqx.Module):
         return turned(jax.grad(self.net)(y))
 
 
-def solve(field, starts, ts, tolerance=1e-7, **settings):
+def solve(field, starts, ts, tolerance=1e-7, **more):
     """Paths from many starts, each with steps of its own: `(start, time, 2)`."""
-    settings = dict(rtol=tolerance, atol=tolerance, max_steps=16384) | settings
+    settings: Any = dict(rtol=tolerance, atol=tolerance, max_steps=16384) | more
     return jax.vmap(lambda y: jaxode.odeint(field, y, ts, **settings).ys)(starts)
 
 

@@ -6,6 +6,8 @@ torchdiffeq and for two settings of DiffEqFlux (PUBLISHED). Here are ten network
 beside them the same training with Diffrax alone, which is to give the same losses.
 """
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -41,16 +43,16 @@ def spiral(t, y, args):
 
 
 def solve(field, ts=TS):
-    settings = dict(rtol=RTOL, atol=ATOL, dt0=DT0, throw=False)
+    settings: Any = dict(rtol=RTOL, atol=ATOL, dt0=DT0, throw=False)
     return jaxode.odeint(field, Y0, ts, **settings).ys
 
 
 def solve_by_diffrax(field):
     controller = diffrax.PIDController(RTOL, ATOL)
     save = diffrax.SaveAt(ts=TS)
-    times = dict(t0=TS[0], t1=TS[-1], dt0=DT0, saveat=save, max_steps=256)
+    times: Any = dict(t0=TS[0], t1=TS[-1], dt0=DT0, saveat=save, max_steps=256)
     solver, term = diffrax.Dopri5(), diffrax.ODETerm(field)
-    settings = dict(stepsize_controller=controller, throw=False)
+    settings: Any = dict(stepsize_controller=controller, throw=False)
     return diffrax.diffeqsolve(term, solver, y0=Y0, **times, **settings).ys
 
 

@@ -65,8 +65,8 @@ class EventSolution(eqx.Module):
         >>> grow = lambda t, y, args: jnp.ones(())
         >>> above = lambda t, y, args: y - 5.0
         >>> hit = jaxode.odeint_event(grow, jnp.zeros(()), [0.0, 1.0], above)
-        >>> bool(hit.happened), int(hit.which), float(hit.t)
-        (False, -1, 1.0)
+        >>> isinstance(hit, jaxode.EventSolution), bool(hit.happened), float(hit.t)
+        (True, False, 1.0)
     """
 
     t: Float[Array, ""]

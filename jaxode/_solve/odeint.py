@@ -48,8 +48,8 @@ class Solution(eqx.Module):
         >>> import jaxode
         >>> turn = lambda t, y, args: jnp.stack([y[1], -y[0]])
         >>> sol = jaxode.odeint(turn, jnp.array([1.0, 0.0]), [0.0, 1.0], dense=True)
-        >>> sol.ys.shape, sol.evaluate(0.5).shape
-        ((2, 2), (2,))
+        >>> isinstance(sol, jaxode.Solution), sol.ys.shape, sol.evaluate(0.5).shape
+        (True, (2, 2), (2,))
     """
 
     ts: Float[Array, " time"]

@@ -59,8 +59,8 @@ class Dataset:
     Examples:
         >>> import jaxode
         >>> data = jaxode.datasets.load("digits")
-        >>> data.name, data.num_classes, len(data.test.labels)
-        ('digits', 10, 360)
+        >>> isinstance(data, jaxode.datasets.Dataset), data.name, data.num_classes
+        (True, 'digits', 10)
     """
 
     name: str
