@@ -28,6 +28,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: where it cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import jaxode
+        >>> with jaxode.training.atomic_write("note.txt") as file:
+        ...     _ = file.write(b"whole, or not at all")
+        >>> Path("note.txt").read_text()
+        'whole, or not at all'
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(

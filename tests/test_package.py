@@ -1,6 +1,7 @@
 """The package as a whole: imports, metadata, documents, and whether they agree."""
 
 import ast
+import doctest
 import importlib.metadata
 import inspect
 import json
@@ -336,6 +337,21 @@ def test_every_public_name_has_its_place_and_an_example_on_the_site():
         *("EventSolution", "LeafError", "Solution", "SolveCounts", "SolveStats"),
         "TrainData",
     }
+
+
+@pytest.mark.parametrize("value", public_objects())
+def test_public_name_has_an_example_that_stands_by_itself(value: Any):
+    lines = doctest.DocTestParser().get_examples(value.__doc__ or "")
+    program = "".join(line.source for line in lines)
+    assert "import jaxode\n" in program and value.__name__ in program
+
+
+@pytest.mark.slow
+def test_examples_of_public_names_say_what_is_true(tmp_path: Path):
+    script = str(ROOT / "docs/_site/docstrings.py")
+    finished = run_python(script, cwd=tmp_path, XLA_FLAGS=QUICK_FLAGS)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert re.search(r"^[1-9]\d\d lines .*, 0 failed$", finished.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("value", public_objects())

@@ -12,8 +12,8 @@ What a program prints is shown below it, in place of a fenced block without a la
 
 `<!-- script NAME.py ARGUMENTS -->` runs a file of `examples/` as readers run it, and
 stands for its source and its output. The pictures that it writes replace those of the
-same name. With JAXODE_SITE=quick in the environment no script runs, and stored output
-and pictures are shown.
+same name. The examples in docstrings run too (docstrings.py). With JAXODE_SITE=quick in
+the environment neither they nor scripts run; stored output and pictures are shown.
 """
 
 import importlib.util
@@ -60,8 +60,19 @@ def run_python(arguments: list[str], cwd: str, text: str | None = None) -> str:
         text=True,
     )
     if done.returncode != 0:
-        raise PluginError(f"{arguments[-1]} failed:\n{done.stderr}")
+        said = done.stdout + done.stderr
+        raise PluginError(f"{arguments[-1]} failed:\n{said}")
     return done.stdout
+
+
+# Docstrings
+
+
+def on_pre_build(config: Any) -> None:
+    """Runs the examples that the API pages show."""
+    if not QUICK:
+        with tempfile.TemporaryDirectory() as folder:
+            run_python([str(HERE / "docstrings.py")], folder)
 
 
 # Pages

@@ -80,6 +80,23 @@ def compare_adjoints(
         TypeError: for a loss that is no floating scalar, or objects of the wrong kind.
         ValueError: for an unknown adjoint, no adjoints or tolerances, parameters
             without a floating array, or a loss without a solve.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> decay = lambda t, y, rate: -rate * y
+        >>> def loss_fn(rate, y0):
+        ...     return jaxode.odeint(decay, y0, [0.0, 1.0], rate).ys[-1]
+        >>> table = jaxode.compare_adjoints(
+        ...     loss_fn,
+        ...     jnp.array(2.0),
+        ...     jnp.array(1.0),
+        ...     adjoints=("discrete",),
+        ...     rtols=(1e-3,),
+        ...     progress=False,
+        ... )
+        >>> table.cells[0].gradient_error < 1e-2
+        True
     """
     named_adjoints = _named_adjoints(adjoints)
     named_solvers = _named_solvers(solvers)

@@ -20,6 +20,20 @@ class Comparison:
         cells: Solver by solver, from the first tolerance to the last, all adjoints.
         reference: The gradient that they are held against.
         device: Where it ran.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> loss_fn = lambda p: jaxode.odeint(
+        ...     lambda t, y, p: -p * y, jnp.ones(()), [0.0, 1.0], p
+        ... ).ys[-1]
+        >>> table = jaxode.compare_adjoints(
+        ...     loss_fn, jnp.array(2.0), adjoints=("discrete",), rtols=(1e-3,)
+        ... )
+        >>> isinstance(table, jaxode.Comparison), "adjoint" in str(table)
+        (True, True)
+        >>> sorted(table.to_dict())
+        ['cells', 'device', 'reference', 'verdict']
     """
 
     cells: tuple[Measurement, ...]

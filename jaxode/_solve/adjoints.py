@@ -55,6 +55,15 @@ class Discrete(eqx.Module):
             holds the state and, for methods such as `diffrax.Dopri5()` that use it
             again, the field there. Beside the rows, four or eight bytes are kept for
             every one of `max_steps` (for each of 262,144 steps if that is `None`).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> few = jaxode.Discrete(rows=8)
+        >>> decay = lambda t, y, rate: -rate * y
+        >>> sol = jaxode.odeint(decay, jnp.ones(()), [0.0, 9.0], 0.1, adjoint=few)
+        >>> print(f"{sol.ys[-1]:.2f}")  # exp(-0.9)
+        0.41
     """
 
     rows: int | None = eqx.field(static=True, default=None)
@@ -97,6 +106,18 @@ class Backsolve(eqx.Module):
         seminorm: Leaves the parameters' part out of the error norm. It is an integral
             that feeds back into nothing, and controlling it costs steps (Kidger, Chen
             & Lyons 2021, "Hey, that's not an ODE", arXiv:2009.09457).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> decay = lambda t, y, rate: -rate * y
+        >>> adjoint = jaxode.Backsolve(rtol=1e-6, atol=1e-9, seminorm=True)
+        >>> end = lambda rate: jaxode.odeint(
+        ...     decay, jnp.ones(()), [0.0, 1.0], rate, adjoint=adjoint
+        ... ).ys[-1]
+        >>> print(f"{jax.grad(end)(2.0):.1f}")  # -exp(-2)
+        -0.1
     """
 
     solver: diffrax.AbstractSolver | None = None

@@ -58,6 +58,15 @@ class EventSolution(eqx.Module):
             to it.
         result: How the solve ended; `diffrax.RESULTS.successful` if all is well, an
             event or none.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> grow = lambda t, y, args: jnp.ones(())
+        >>> above = lambda t, y, args: y - 5.0
+        >>> hit = jaxode.odeint_event(grow, jnp.zeros(()), [0.0, 1.0], above)
+        >>> isinstance(hit, jaxode.EventSolution), bool(hit.happened), float(hit.t)
+        (True, False, 1.0)
     """
 
     t: Float[Array, ""]
@@ -125,6 +134,16 @@ def odeint_event(
     Reference:
         Chen, Amos & Nickel 2021, "Learning Neural Event Functions for Ordinary
         Differential Equations", arXiv:2011.03902, for the gradient.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> fall = lambda t, y, g: jnp.stack([y[1], -g])
+        >>> floor = lambda t, y, g: y[0]
+        >>> y0 = jnp.array([2.0, 0.0])  # 2 m high, at rest
+        >>> hit = jaxode.odeint_event(fall, y0, [0.0, 9.0], floor, 9.81)
+        >>> print(f"{hit.t:.3f}")  # sqrt(2 h / g)
+        0.639
     """
     options = SolveSettings().replace(**settings)
     if options.norm is not None:

@@ -21,6 +21,16 @@ class SolveError(RuntimeError):
     Raised as it is outside of `jax.jit` and `jax.vmap`; inside, JAX wraps it in an
     error of its own, a `RuntimeError` too, that contains the message. TPUs cannot raise
     at all: use `throw=False` there and look at `sol.result`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> blow_up = lambda t, y, args: y**2  # 1 / (1 - t)
+        >>> try:
+        ...     jaxode.odeint(blow_up, jnp.ones(()), [0.0, 2.0])
+        ... except jaxode.SolveError as error:
+        ...     print(error)
+        The solve stopped at t=...
     """
 
 

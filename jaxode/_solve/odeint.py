@@ -42,6 +42,14 @@ class Solution(eqx.Module):
         cost: The integral of the cost from `ts[0]` to each of the times, leading axis
             `len(ts)`, first row zero; `None` without a cost.
         between: What `evaluate` needs; `None` without `dense=True`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> turn = lambda t, y, args: jnp.stack([y[1], -y[0]])
+        >>> sol = jaxode.odeint(turn, jnp.array([1.0, 0.0]), [0.0, 1.0], dense=True)
+        >>> isinstance(sol, jaxode.Solution), sol.ys.shape, sol.evaluate(0.5).shape
+        (True, (2, 2), (2,))
     """
 
     ts: Float[Array, " time"]
@@ -155,6 +163,14 @@ def odeint(
     Reference:
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, eqs. 3 to 5 and
         appendices B and C, for the gradients.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> decay = lambda t, y, rate: -rate * y
+        >>> sol = jaxode.odeint(decay, jnp.array(1.0), [0.0, 0.5, 1.0], 2.0)
+        >>> [f"{y:.2f}" for y in sol.ys]  # 1, exp(-1), exp(-2)
+        ['1.00', '0.37', '0.14']
     """
     settings = SolveSettings.among(locals())
     given = in_force()

@@ -38,6 +38,15 @@ def pad_times(
     Raises:
         ValueError: for no samples, or times that are not one-dimensional.
         TypeError: for integers.
+
+    Examples:
+        >>> import jaxode
+        >>> ts, mask = jaxode.pad_times([[0.0, 1.0], [0.0, 0.5, 2.0]])
+        >>> print(ts)
+        [[0.  1.  1. ]
+         [0.  0.5 2. ]]
+        >>> print(mask[0])
+        [ True  True False]
     """
     rows = [_checked(sample, i) for i, sample in enumerate(times)]
     if not rows:
@@ -75,6 +84,15 @@ def union_times(
         ValueError: for no samples, times that are not one-dimensional, finite and in
             one direction, or samples that do not start together.
         TypeError: for integers, or times that are traced.
+
+    Examples:
+        >>> import jaxode
+        >>> ts, index, mask = jaxode.union_times([[0.0, 1.0], [0.0, 0.5, 2.0]])
+        >>> print(ts)
+        [0.  0.5 1.  2. ]
+        >>> print(index)
+        [[0 2 2]
+         [0 1 3]]
     """
     samples = [_checked(sample, i) for i, sample in enumerate(times)]
     if not samples:

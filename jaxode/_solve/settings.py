@@ -48,6 +48,13 @@ class SolveSettings(eqx.Module):
         unroll: Whether explicit Runge-Kutta solvers run with their stages written out.
         jumps: Times at which the field jumps.
         norm: Over what the error norm is pooled, or `None`.
+
+    Examples:
+        >>> import diffrax
+        >>> import jaxode
+        >>> settings = jaxode.SolveSettings(solver=diffrax.Tsit5(), rtol=1e-6)
+        >>> settings.adjoint, settings.rtol
+        ('discrete', 1e-06)
     """
 
     solver: diffrax.AbstractSolver = diffrax.Dopri5()

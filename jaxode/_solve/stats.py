@@ -20,6 +20,15 @@ class SolveStats(eqx.Module):
         num_rejected_steps: Steps thrown away because the error was too large.
         last_step: Length of the last accepted step, in units of time, >= 0.
         success: Whether the solve reached the last time.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> stats = jaxode.odeint(lambda t, y, args: -y, jnp.ones(3), [0.0, 1.0]).stats
+        >>> isinstance(stats, jaxode.SolveStats), bool(stats.success)
+        (True, True)
+        >>> bool(stats.num_steps == stats.num_accepted_steps + stats.num_rejected_steps)
+        True
     """
 
     nfe: Int[Array, "*batch"] | None
@@ -59,6 +68,18 @@ class SolveCounts(eqx.Module):
         reconstruction_error: On the way back of `backsolve`, `|y(t0) - y0| / |y0|` with
             `y(t0)` from solving backwards (the largest over the read-out intervals).
             Where this is not small, neither is the error of the gradient. 0 otherwise.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> square = lambda t, y, args: args * y
+        >>> adjoint = jaxode.Backsolve()
+        >>> loss = lambda a: jaxode.odeint(
+        ...     square, jnp.ones(()), [0.0, 1.0], a, adjoint=adjoint
+        ... ).ys[-1]
+        >>> _, _, back = jaxode.value_and_grad_with_stats(loss)(jnp.array(0.5))
+        >>> isinstance(back, jaxode.SolveCounts), bool(back.reconstruction_error < 1e-2)
+        (True, True)
     """
 
     nfe: Float[Array, ""]

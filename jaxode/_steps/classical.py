@@ -92,6 +92,17 @@ class RK4(_FourStages):
 
     Reference:
         Kutta 1901; Hairer, Norsett & Wanner, Solving ODEs I, II.1, table 1.2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> solver = jaxode.RK4()
+        >>> decay = lambda t, y, args: -y
+        >>> sol = jaxode.odeint(
+        ...     decay, jnp.ones(()), [0.0, 1.0], solver=solver, rtol=None, dt0=0.25
+        ... )
+        >>> print(f"{sol.ys[-1]:.4f}", sol.stats.nfe)  # four steps, four calls each
+        0.3679 16
     """
 
     tableau: ClassVar[diffrax.ButcherTableau] = CLASSICAL
@@ -104,6 +115,17 @@ class RK38(_FourStages):
 
     Reference:
         Kutta 1901; Hairer, Norsett & Wanner, Solving ODEs I, II.1, table 1.2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> solver = jaxode.RK38()
+        >>> decay = lambda t, y, args: -y
+        >>> sol = jaxode.odeint(
+        ...     decay, jnp.ones(()), [0.0, 1.0], solver=solver, rtol=None, dt0=0.25
+        ... )
+        >>> print(f"{sol.ys[-1]:.4f}", sol.stats.nfe)  # four steps, four calls each
+        0.3679 16
     """
 
     tableau: ClassVar[diffrax.ButcherTableau] = THREE_EIGHTHS

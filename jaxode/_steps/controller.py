@@ -88,6 +88,24 @@ class InitialStep(diffrax.AbstractAdaptiveStepSizeController):
         controller: The adaptive controller of all later steps.
         length: First step, > 0 in either direction of time; `None` for Hairer's rule.
         f0: The field at the start, where the caller has it, to save one call.
+
+    Examples:
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> term = diffrax.ODETerm(lambda t, y, args: -y)
+        >>> controller = jaxode.InitialStep(diffrax.PIDController(rtol=1e-3, atol=1e-6))
+        >>> sol = diffrax.diffeqsolve(
+        ...     term,
+        ...     diffrax.Dopri5(),
+        ...     0.0,
+        ...     1.0,
+        ...     None,
+        ...     jnp.ones(1),
+        ...     stepsize_controller=controller,
+        ... )
+        >>> print(f"{sol.ys[0, 0]:.3f}")
+        0.368
     """
 
     controller: diffrax.AbstractAdaptiveStepSizeController

@@ -59,6 +59,15 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
 
     Attributes:
         solver: Any `diffrax.AbstractERK`, such as `diffrax.Dopri5()`.
+
+    Examples:
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> term = diffrax.ODETerm(lambda t, y, args: -y)
+        >>> solver = jaxode.Unrolled(diffrax.Tsit5())
+        >>> print(diffrax.diffeqsolve(term, solver, 0.0, 1.0, 0.1, jnp.ones(1)).ys)
+        [[0.367879...]]
     """
 
     solver: diffrax.AbstractERK

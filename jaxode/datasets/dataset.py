@@ -13,7 +13,16 @@ Labels = Int32[np.ndarray, " image"]
 
 
 class DataError(ValueError):
-    """A data set cannot be had as it was asked for; the message says what to do."""
+    """A data set cannot be had as it was asked for; the message says what to do.
+
+    Examples:
+        >>> import jaxode
+        >>> try:
+        ...     jaxode.datasets.load("mnits")
+        ... except jaxode.datasets.DataError as error:
+        ...     print("mnits" in str(error))
+        True
+    """
 
 
 class Split(NamedTuple):
@@ -22,6 +31,12 @@ class Split(NamedTuple):
     Attributes:
         images: Grey levels, 0 is background. uint8, shape `(image, 28, 28, 1)`.
         labels: Class numbers, from 0. int32, shape `(image,)`.
+
+    Examples:
+        >>> import jaxode
+        >>> data = jaxode.datasets.load("digits")
+        >>> isinstance(data.test, jaxode.datasets.Split), data.test.images.shape
+        (True, (360, 28, 28, 1))
     """
 
     images: Images
@@ -40,6 +55,12 @@ class Dataset:
         train: The training split.
         test: The test split.
         num_classes: Number of classes; labels are below it.
+
+    Examples:
+        >>> import jaxode
+        >>> data = jaxode.datasets.load("digits")
+        >>> isinstance(data, jaxode.datasets.Dataset), data.name, data.num_classes
+        (True, 'digits', 10)
     """
 
     name: str

@@ -57,6 +57,12 @@ def load(
         DataError: if the name is unknown, a file is missing or damaged, the cache
             cannot be written, or (not for `"auto"`) nothing can be downloaded.
         ImportError: if a package of the extra `experiments` is missing.
+
+    Examples:
+        >>> import jaxode
+        >>> (train_images, train_labels), test = jaxode.datasets.load("digits")
+        >>> train_images.shape, train_labels.dtype
+        ((1437, 28, 28, 1), dtype('int32'))
     """
     find = partial(_load, data_dir=data_dir, cache_dir=cache_dir)
     return _find(dataset, find, load_digits, on_notice)
@@ -88,6 +94,12 @@ def load_records(
     Raises:
         DataError: as `load` does.
         ImportError: as `load` does.
+
+    Examples:
+        >>> import jaxode
+        >>> records = jaxode.datasets.load_records("digits")
+        >>> records.name, len(records.train)
+        ('digits', 1437)
     """
 
     def digits() -> RecordSet:

@@ -21,6 +21,12 @@ class Records(Protocol):
     """A split whose images are read when they are asked for, in any order.
 
     Anything with these two methods will do; several threads call `read` at once.
+
+    Examples:
+        >>> import jaxode
+        >>> test = jaxode.datasets.load_records("digits").test
+        >>> isinstance(test, jaxode.datasets.Records), len(test)
+        (True, 360)
     """
 
     def __len__(self) -> int:
@@ -38,6 +44,14 @@ class ArrayRecords:
 
     Attributes:
         split: The arrays.
+
+    Examples:
+        >>> import jaxode
+        >>> import numpy as np
+        >>> data = jaxode.datasets.load("digits")
+        >>> own = jaxode.datasets.ArrayRecords(data.train)
+        >>> own.read(np.array([5, 0])).images.shape
+        (2, 28, 28, 1)
     """
 
     split: Split
@@ -96,6 +110,12 @@ class RecordSet:
         train: The training split.
         test: The test split.
         num_classes: Number of classes; labels are below it.
+
+    Examples:
+        >>> import jaxode
+        >>> records = jaxode.datasets.load_records("digits")
+        >>> isinstance(records, jaxode.datasets.RecordSet), records.num_classes
+        (True, 10)
     """
 
     name: str

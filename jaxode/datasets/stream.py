@@ -40,6 +40,15 @@ def stream(
     Raises:
         ImportError: if Grain, of the extra `stream`, is missing.
         ValueError: if `ahead` is below 1.
+
+    Examples:
+        >>> import jaxode
+        >>> import numpy as np
+        >>> records = jaxode.datasets.load_records("digits")
+        >>> order = np.arange(64).reshape(2, 32)  # two batches
+        >>> batches = jaxode.datasets.stream(records.train, order)
+        >>> [len(labels) for images, labels in batches]
+        [32, 32]
     """
     if ahead < 1:
         raise ValueError(

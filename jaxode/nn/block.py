@@ -42,6 +42,13 @@ class ODEBlock(eqx.Module):
         end_time: The end that is learned; `None` where it is not.
         per_sample: Whether each sample is an ODE of its own.
         settings: How it is solved.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> block = jaxode.nn.ODEBlock(lambda t, y, args: -y, t1=1.0)
+        >>> block(jnp.ones((3, 2))).shape
+        (3, 2)
     """
 
     field: VectorField

@@ -36,6 +36,14 @@ class KineticEnergy(eqx.Module):
 
     Reference:
         Finlay, Jacobsen, Nurbekyan & Oberman 2020, arXiv:2002.02798, eq. 8.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = lambda t, y, args: 2.0 * y
+        >>> cost = jaxode.nn.KineticEnergy(field)
+        >>> print(cost(0.0, jnp.array([1.0, 2.0]), None))  # 4 + 16
+        20.0
     """
 
     field: VectorField
@@ -62,6 +70,14 @@ class JacobianNorm(eqx.Module):
 
     Reference:
         Finlay, Jacobsen, Nurbekyan & Oberman 2020, arXiv:2002.02798, section 3.2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = lambda t, y, args: 2.0 * y
+        >>> cost = jaxode.nn.JacobianNorm(field, noise=jnp.array([1.0, -1.0]))
+        >>> print(cost(0.0, jnp.array([1.0, 2.0]), None))
+        8.0
     """
 
     field: VectorField
@@ -92,6 +108,13 @@ class Divergence(eqx.Module):
     Reference:
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, theorem 1;
         Grathwohl et al. 2019, arXiv:1810.01367, for the estimate.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = lambda t, y, args: 2.0 * y
+        >>> print(jaxode.nn.Divergence(field)(0.0, jnp.ones((3, 2)), None))
+        [4. 4. 4.]
     """
 
     field: VectorField

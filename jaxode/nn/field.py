@@ -36,6 +36,14 @@ class ConvField(eqx.Module):
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, section 3; the
         field of the first post has neither the time as an extra channel nor the second
         convolution of theirs.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = jaxode.nn.ConvField(6, key=jax.random.key(0))
+        >>> field(0.0, jnp.ones((4, 6, 13, 13)), None).shape
+        (4, 6, 13, 13)
     """
 
     conv: Conv

@@ -37,6 +37,15 @@ class ODENet(eqx.Module):
 
     Reference:
         Dupont, Doucet & Teh 2019, arXiv:1904.01681, for `augment`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> logits, stats = net.with_stats(jnp.zeros((2, 28, 28, 1)))
+        >>> logits.shape, bool(stats.success)
+        ((2, 10), True)
     """
 
     parts: ClassVar[Any] = (Stem, ConvField, Head)

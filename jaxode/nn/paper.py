@@ -25,6 +25,14 @@ class PaperNet(ODENet):
     Reference:
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, section 3, as
         released with torchdiffeq (examples/odenet_mnist.py).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.PaperNet(8, key=jax.random.key(0))
+        >>> net(jnp.zeros((1, 28, 28, 1), jnp.uint8)).shape
+        (1, 10)
     """
 
     parts: ClassVar[Any] = (PaperStem, PaperField, PaperHead)
@@ -55,6 +63,14 @@ class PaperResidualNet(ResidualNet):
         stem: Images to initial state, a `PaperStem`.
         field: What a block adds, a `ResidualField`; see `ResidualNet`.
         head: Final state to logits, a `PaperHead`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.PaperResidualNet(8, key=jax.random.key(0))
+        >>> net(jnp.zeros((1, 28, 28, 1), jnp.uint8)).shape
+        (1, 10)
     """
 
     parts: ClassVar[Any] = (PaperStem, ResidualField, PaperHead)

@@ -18,6 +18,14 @@ class TimeConvField(LayeredField):
 
     Reference:
         The second post's field for images has the time in its convolutions.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = jaxode.nn.TimeConvField(6, key=jax.random.key(0))
+        >>> field(0.5, jnp.ones((4, 6, 13, 13)), None).shape
+        (4, 6, 13, 13)
     """
 
     conv: Conv
@@ -60,6 +68,14 @@ class PaperField(LayeredField):
     Reference:
         Chen, Rubanova, Bettencourt & Duvenaud 2018, arXiv:1806.07366, section 3, as
         released with torchdiffeq (examples/odenet_mnist.py).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = jaxode.nn.PaperField(8, key=jax.random.key(0))
+        >>> field(0.5, jnp.ones((2, 8, 6, 6)), None).shape
+        (2, 8, 6, 6)
     """
 
     norm1: Norm
@@ -100,6 +116,14 @@ class ResidualField(LayeredField):
         conv1: The first.
         norm2: Between the convolutions.
         conv2: The second.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> field = jaxode.nn.ResidualField(8, key=jax.random.key(0))
+        >>> field(0.0, jnp.ones((2, 8, 6, 6)), None).shape
+        (2, 8, 6, 6)
     """
 
     norm1: Norm

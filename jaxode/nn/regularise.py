@@ -26,6 +26,14 @@ class Regularisers:
     Reference:
         Finlay, Jacobsen, Nurbekyan & Oberman 2020, arXiv:2002.02798, for the costs;
         Ghosh, Behl, Dupont, Torr & Namboodiri 2020, arXiv:2006.10711, for the end time.
+
+    Examples:
+        >>> import jax
+        >>> import jaxode
+        >>> price = jaxode.nn.Regularisers(kinetic=0.01, jacobian=0.01)
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0), regularisers=price)
+        >>> net.regularisers.kinetic
+        0.01
     """
 
     kinetic: float = 0.0

@@ -31,6 +31,14 @@ class ResidualNet(eqx.Module):
         num_blocks: Number of blocks.
         step: What the field is multiplied by.
         tied: Whether the blocks share one field.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> twin = jaxode.nn.ResidualNet(6, key=jax.random.key(0))
+        >>> twin(jnp.zeros((2, 28, 28, 1))).shape
+        (2, 10)
     """
 
     parts: ClassVar[Any] = (Stem, ConvField, Head)

@@ -56,6 +56,16 @@ def from_torch(
             and for a file that holds no weights.
         OSError: for a file that cannot be read.
         ImportError: without the library that reads it.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> again = jaxode.nn.from_torch(jaxode.nn.to_torch(net))
+        >>> images = jnp.ones((2, 28, 28, 1))
+        >>> bool(jnp.allclose(again(images), net(images)))
+        True
     """
     if isinstance(weights, str | os.PathLike):
         weights = read_weights(weights)
@@ -98,6 +108,13 @@ def to_torch(model: ODENet | ResidualNet) -> dict[str, np.ndarray]:
 
     Raises:
         TypeError: where its field has no counterpart in PyTorch.
+
+    Examples:
+        >>> import jax
+        >>> import jaxode
+        >>> weights = jaxode.nn.to_torch(jaxode.nn.ODENet(6, key=jax.random.key(0)))
+        >>> sorted({name.split(".")[0] for name in weights})
+        ['conv1', 'fc', 'gn', 'odefunc']
     """
     found = {}
     for name, place in layout_of_model(model).places.items():

@@ -28,6 +28,15 @@ def epoch_order(
 
     Returns:
         Indices into the training set, one row for each step.
+
+    Examples:
+        >>> import jax
+        >>> import jaxode
+        >>> order = jaxode.training.epoch_order(
+        ...     jax.random.key(0), 3, num_images=8, batch_size=4
+        ... )
+        >>> sorted(order.ravel().tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7]
     """
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
     num_batches = -(-num_images // batch_size)
@@ -48,6 +57,14 @@ def random_shift(
 
     Returns:
         The moved images.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> images = jnp.ones((2, 28, 28, 1), jnp.uint8)
+        >>> jaxode.training.random_shift(jax.random.key(0), images, 2).shape
+        (2, 28, 28, 1)
     """
     return shifted(images, draw_shifts(key, len(images), max_shift))
 
@@ -83,6 +100,14 @@ def random_crop(
 
     Returns:
         The images, moved by up to `padding` pixels each way.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> images = jnp.ones((2, 28, 28, 1), jnp.uint8)
+        >>> jaxode.training.random_crop(jax.random.key(0), images, 4).shape
+        (2, 28, 28, 1)
     """
     return cropped(images, draw_shifts(key, len(images), padding), padding)
 

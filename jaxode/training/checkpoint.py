@@ -42,7 +42,18 @@ _Tree = TypeVar("_Tree", bound=PyTree)
 
 
 class CheckpointError(Exception):
-    """A file that is no checkpoint, or not the one asked for. The message names it."""
+    """A file that is no checkpoint, or not the one asked for. The message names it.
+
+    Examples:
+        >>> import jaxode
+        >>> with jaxode.training.atomic_write("no.ckpt") as file:
+        ...     _ = file.write(b"something else")
+        >>> try:
+        ...     jaxode.training.load_header("no.ckpt")
+        ... except jaxode.training.CheckpointError as error:
+        ...     print("no.ckpt" in str(error))
+        True
+    """
 
 
 def save_checkpoint(
@@ -72,6 +83,13 @@ def save_checkpoint(
         ValueError: for another `form`, or if `header` is larger than what
             `load_checkpoint` reads, 1 GB.
         ImportError: if Orbax is needed and missing.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> jaxode.training.save_checkpoint("net.ckpt", jnp.arange(3), {"epoch": 1})
+        >>> jaxode.training.load_header("net.ckpt")
+        {'epoch': 1}
     """
     path = Path(path)
     if form == "orbax":
@@ -142,6 +160,15 @@ def load_checkpoint(
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file is foreign, truncated or damaged, of a newer
             format, or holds other arrays than `like`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> jaxode.training.save_checkpoint("net.ckpt", jnp.arange(3), {"epoch": 1})
+        >>> like = jnp.zeros(3, int)
+        >>> arrays, header = jaxode.training.load_checkpoint("net.ckpt", like)
+        >>> print(arrays, header)
+        [0 1 2] {'epoch': 1}
     """
     path = Path(path)
     first_line, content = _read(path)
@@ -167,6 +194,13 @@ def load_header(path: str | os.PathLike) -> dict[str, Any]:
     """The header of a checkpoint, for building the tree that `load_checkpoint` needs.
 
     Raises the same errors as `load_checkpoint`, and checks the whole file too.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> jaxode.training.save_checkpoint("net.ckpt", jnp.arange(3), {"epoch": 7})
+        >>> jaxode.training.load_header("net.ckpt")["epoch"]
+        7
     """
     return _read(Path(path))[0]["header"]
 

@@ -41,6 +41,16 @@ def evaluate(
 
     Returns:
         Metrics over all images.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
+        >>> scored = jaxode.training.evaluate(net, images, labels, batch_size=2)
+        >>> int(scored.total), int(scored.correct)  # four equal images, four labels
+        (4, 1)
     """
     num_images = labels.shape[0]
     num_batches = -(-num_images // batch_size)
@@ -87,6 +97,20 @@ def evaluate_batches(
         batches: The images.
         sharding: As in `evaluate`.
         joint: As in `evaluate`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        >>> mesh = Mesh(jax.devices()[:1], "batch")
+        >>> spread = NamedSharding(mesh, PartitionSpec("batch"))
+        >>> images, labels = jnp.ones((2, 4, 28, 28, 1)), jnp.zeros((2, 4), jnp.int32)
+        >>> counts = labels == 0  # all of them
+        >>> batches = jaxode.training.TestBatches(images, labels, counts, samples=4)
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> int(jaxode.training.evaluate_batches(net, batches, sharding=spread).total)
+        8
     """
     part = division(sharding, batches.samples, joint)
     assert part is not None

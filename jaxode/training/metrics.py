@@ -35,6 +35,12 @@ class Metrics(eqx.Module):
         num_skipped: Training steps whose update was not applied.
         reconstruction_error_sum: Sum over batches of the distance between the initial
             state and what the backward solve arrived at (`SolveCounts`).
+
+    Examples:
+        >>> import jaxode
+        >>> nothing = jaxode.training.Metrics.zeros()
+        >>> int(nothing.merge(nothing).total)
+        0
     """
 
     loss_sum: Float[Array, ""]
@@ -112,6 +118,16 @@ def loss_and_metrics(
     Returns:
         The mean over the images that count, in nats, with the penalty; and the sums
         behind the mean.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
+        >>> loss, metrics = jaxode.training.loss_and_metrics(net, images, labels)
+        >>> bool(abs(loss - metrics.loss) < 1e-5)
+        True
     """
     loss_sum, penalty, metrics = sums(model, images, labels, mask, key)
     loss = loss_sum / metrics.total.astype(loss_sum.dtype)

@@ -22,6 +22,14 @@ class SkipState(NamedTuple):
         in_a_row: Updates skipped since then.
         total: Updates skipped altogether.
         most: `in_a_row` at which `raise_if_stuck` raises.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> state = jaxode.training.skip_failed(optax.sgd(0.1)).init(jnp.ones(2))
+        >>> isinstance(state, jaxode.training.SkipState), int(state.total)
+        (True, 0)
     """
 
     inner: Any
@@ -31,7 +39,21 @@ class SkipState(NamedTuple):
 
 
 class StuckError(RuntimeError):
-    """A training in which no update was applied for too many steps."""
+    """A training in which no update was applied for too many steps.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> optimiser = jaxode.training.skip_failed(optax.sgd(0.1), max_in_a_row=1)
+        >>> params, grads = jnp.ones(2), jnp.array([1.0, jnp.nan])
+        >>> _, state = optimiser.update(grads, optimiser.init(params), params)
+        >>> try:
+        ...     jaxode.training.raise_if_stuck(state)
+        ... except jaxode.training.StuckError:
+        ...     print("stuck")
+        stuck
+    """
 
 
 def skip_failed(
@@ -60,6 +82,17 @@ def skip_failed(
 
     Raises:
         ValueError: where `max_in_a_row` is no positive integer.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> optimiser = jaxode.training.skip_failed(optax.sgd(0.1), max_in_a_row=10)
+        >>> params = jnp.ones(2)
+        >>> state = optimiser.init(params)
+        >>> updates, state = optimiser.update(params * jnp.nan, state, params)
+        >>> print(updates, state.in_a_row)
+        [0. 0.] 1
     """
     if not isinstance(max_in_a_row, int) or max_in_a_row < 1:
         raise ValueError(
@@ -111,6 +144,13 @@ def raise_if_stuck(opt_state: PyTree) -> None:
     Raises:
         StuckError: where it is.
         ValueError: where there is no such state in it.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> state = jaxode.training.skip_failed(optax.sgd(0.1)).init(jnp.ones(2))
+        >>> jaxode.training.raise_if_stuck(state)  # nothing was skipped
     """
     is_skip = lambda x: isinstance(x, SkipState)
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_skip) if is_skip(x)]

@@ -35,6 +35,15 @@ class TrainState(eqx.Module):
         opt_state: State of the optimiser over the model's inexact arrays.
         step: Steps tried so far, skipped ones included: the position in the data order.
         skipped_in_a_row: Updates skipped since the last one that was applied.
+
+    Examples:
+        >>> import jax
+        >>> import jaxode
+        >>> import optax
+        >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
+        >>> state = jaxode.training.TrainState.create(net, optax.sgd(0.1))
+        >>> int(state.step)
+        0
     """
 
     model: PyTree
@@ -79,6 +88,20 @@ def train_step(
 
     Returns:
         The state after the step, and the metrics of the batch before the update.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> net, sgd = jaxode.nn.ODENet(6, key=jax.random.key(0)), optax.sgd(0.1)
+        >>> state = jaxode.training.TrainState.create(net, sgd)
+        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
+        >>> state, metrics = jaxode.training.train_step(
+        ...     state, images, labels, optimiser=sgd
+        ... )
+        >>> int(state.step), int(metrics.total)
+        (1, 4)
     """
     return _step(state, images, labels, optimiser, None, key, accumulate)
 
@@ -128,6 +151,25 @@ def train_steps(
 
     Returns:
         The state after the last step, and the metrics with those of the steps added.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> import optax
+        >>> key, sgd = jax.random.key(0), optax.sgd(0.1)
+        >>> state = jaxode.training.TrainState.create(jaxode.nn.ODENet(6, key=key), sgd)
+        >>> order = jaxode.training.epoch_order(key, 0, num_images=4, batch_size=2)
+        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
+        >>> epoch = jaxode.training.TrainData(
+        ...     images, labels, order, jnp.array([0, 2]), key
+        ... )
+        >>> start = jaxode.training.Metrics.zeros()
+        >>> state, metrics = jaxode.training.train_steps(
+        ...     epoch, state, start, optimiser=sgd
+        ... )
+        >>> int(state.step), int(metrics.total)
+        (2, 4)
     """
     arrays, static = eqx.partition(state, eqx.is_array)
     # Within a device's part there are fewer.

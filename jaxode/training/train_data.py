@@ -20,6 +20,16 @@ class TrainData(eqx.Module):
         order: Which images make up each batch of the epoch (`epoch_order`).
         rows: The first row of `order` to train on, and one past the last.
         key: Source of the augmentation. A step folds in its own number.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> key, rows = jax.random.key(0), jnp.array([0, 2])
+        >>> order = jaxode.training.epoch_order(key, 0, num_images=4, batch_size=2)
+        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
+        >>> jaxode.training.TrainData(images, labels, order, rows, key).order.shape
+        (2, 2)
     """
 
     images: Num[Array, "images height width 1"]
@@ -58,6 +68,15 @@ class TrainBatches(eqx.Module):
         rows: The first batch to train on, and one past the last.
         key: Source of the augmentation.
         samples: Images of a batch that count, the first so many.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> images, labels = jnp.ones((2, 4, 28, 28, 1)), jnp.zeros((2, 4), int)
+        >>> rows, key = jnp.array([0, 2]), jax.random.key(0)
+        >>> jaxode.training.TrainBatches(images, labels, rows, key, 4).samples
+        4
     """
 
     images: Num[Array, "batches row height width 1"]
@@ -84,6 +103,11 @@ def batch_columns(batch_size: int, num_devices: int, accumulate: int = 1) -> np.
     There are as many rows as divide evenly over the devices; device `i` has the `i`-th
     part of them, and in it, one after the other, its rows of each of the pieces that
     `train_steps(..., accumulate=...)` takes a batch in.
+
+    Examples:
+        >>> import jaxode
+        >>> len(jaxode.training.batch_columns(6, 4))  # two for each device
+        8
     """
     return Layout(batch_size, num_devices, accumulate).columns
 
@@ -96,6 +120,14 @@ class TestBatches(eqx.Module):
         labels: Class of each image.
         counts: Which images are scored. The others take part in the solve at most.
         samples: Images of a batch that take part in the solve, the first so many.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxode
+        >>> images, labels = jnp.ones((2, 4, 28, 28, 1)), jnp.zeros((2, 4), int)
+        >>> counts = jnp.ones((2, 4), bool)
+        >>> jaxode.training.TestBatches(images, labels, counts, samples=4).samples
+        4
     """
 
     __test__ = False  # no test of pytest's
