@@ -118,7 +118,7 @@ def test_help_explains_every_option_with_its_default(capsys):
         option = f"--{field.name.replace('_', '-')}"
         about = re.search(rf"{option}[ ,](.*?)\(default: (\S+)\)", shown)
         assert about is not None, option
-        assert about[2] == str(field.default), option
+        assert about[2] == str(getattr(PRESETS["default"], field.name)), option
         assert len(about[1].split()) > 4, option
 
 
@@ -160,11 +160,14 @@ BAD = [
     (["--holdout", "-1"], "--holdout must not be negative; got -1."),
     (["--seed", "-1"], "--seed must be from 0 to 2**32 - 1; got -1."),
     (
-        ["--warmup-epochs", "9"],
-        "--decay-epochs must be 0 or above --warmup-epochs (9",
+        ["--warmup-epochs", "17"],
+        "--decay-epochs must be 0 or above --warmup-epochs (17",
     ),
     (["--solver", "rk4"], "--solver rk4 has no error estimate"),
-    (["--fixed-steps"], "--fixed-steps needs the length of the steps: add --dt0 0.1."),
+    (
+        ["--preset", "post", "--fixed-steps"],
+        "--fixed-steps needs the length of the steps: add --dt0 0.1.",
+    ),
     (["--crop", "3"], "--shift 1 and --crop 3 both move the images; set one of them"),
     (["--blocks", "0"], "--blocks must be above 0; got 0."),
     (
