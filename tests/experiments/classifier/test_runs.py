@@ -144,7 +144,7 @@ def test_damaged_checkpoint_is_named_and_left_alone(parts, tmp_path, message, fo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "0.5", "--seed", "4"], r"--lr 0.05 \(now 0.5\), --seed 3 \(now 4\)"),
+        (["--lr", "0.5", "--seed", "4"], r"--lr 0.01 \(now 0.5\), --seed 3 \(now 4\)"),
         (["--preset", "post"], r"--preset default \(now post\)"),
         (["--epochs", "1"], "--epochs may be changed .* 1 is below the 2 that"),
         (["--out", "elsewhere"], "name different folders"),
