@@ -143,7 +143,8 @@ def read_settings(arguments: Sequence[str]) -> "Config":
     resumed = peek(arguments, "--resume")
     if resumed is None:
         preset = peek(arguments, "--preset") or "default"
-        default = defaults(preset, peek(arguments, "--model"))
+        asked = (peek(arguments, name) for name in ("--model", "--adjoint"))
+        default = defaults(preset, *asked)
     else:
         # Whatever is not given is as in the run, so what differs was asked for.
         _, default, _ = read_run(Path(resumed))

@@ -88,7 +88,8 @@ class Config:
     """Gradients of a larger norm are scaled down to this one; 0 for no limit."""
     speed_decay: float = 1e-2
     """L2 decay of scale and offset of the field's normalisation, which are the length
-    of dy/dt. Without it the field may grow until it cannot be solved backwards."""
+    of dy/dt. Without it the field may grow until it cannot be solved backwards:
+    presets default and fast have 0.1 under backsolve."""
     warmup_epochs: float = 0.5
     """Epochs in which the learning rate rises to its peak."""
     decay_epochs: float | None = 8.0

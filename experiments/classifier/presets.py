@@ -81,9 +81,24 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 """What takes the place of a preset's settings for a model that is not the preset's."""
 
 
-def defaults(preset: str, model: str | None = None) -> Config:
+BACKSOLVE_SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {"speed_decay": 0.1},
+    "fast": {"speed_decay": 0.1},
+}
+"""What takes the place of a preset's settings where the field is solved backwards too.
+
+That asks for a slower field. With the preset's own decay the backward solve misses y(0)
+by more than its length within an epoch, and the gradient is worth nothing.
+"""
+
+
+def defaults(
+    preset: str, model: str | None = None, adjoint: str | None = None
+) -> Config:
     """The settings that are not given; unknown names are left for the parser."""
     chosen = PRESETS.get(preset, PRESETS["default"])
+    if adjoint == "backsolve":
+        chosen = dataclasses.replace(chosen, **BACKSOLVE_SETTINGS.get(preset, {}))
     if model is None or model == chosen.model:
         return chosen
     # A model of another kind, whose own width and tolerance a preset does not know.

@@ -108,6 +108,17 @@ def test_preset_is_valid_and_knows_its_name(name):
     assert PRESETS[name].preset == name
 
 
+def test_backsolve_brings_a_slower_field_unless_told_otherwise():
+    def decay(*arguments):
+        return mnist.read_settings(arguments).speed_decay
+
+    backwards = ["--adjoint", "backsolve"]
+    assert decay(*backwards) == 0.1 > decay()
+    assert decay(*backwards, "--preset", "fast") == 0.1
+    assert decay(*backwards, "--preset", "post") == 0
+    assert decay(*backwards, "--speed-decay", "0.3") == 0.3
+
+
 def test_help_explains_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         mnist.main(["--help"])
