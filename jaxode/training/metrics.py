@@ -157,7 +157,7 @@ def sums(
     total = jnp.sum(mask, dtype=jnp.int32)
 
     # The sums beside it.
-    is_correct = jnp.argmax(logits, axis=-1) == labels
+    is_correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     is_correct &= jnp.all(jnp.isfinite(logits), axis=-1) & succeeded & mask
     metrics = dataclasses.replace(
         Metrics.zeros(),

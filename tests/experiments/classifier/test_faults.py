@@ -178,7 +178,7 @@ def test_checkpoint_that_another_command_replaces_meanwhile_is_not_believed(fold
 
 def test_checkpoint_made_with_other_settings_is_refused(folder):
     settings = json.loads((folder / "config.json").read_text())["settings"]
-    edit(folder / "config.json", settings=settings | {"lr": 0.01})
+    edit(folder / "config.json", settings=settings | {"lr": 0.02})
     with pytest.raises(InputError, match="made with other settings than those in"):
         resume(folder)
 
