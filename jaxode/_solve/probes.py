@@ -67,6 +67,16 @@ def value_and_grad_with_stats(
         >>> print(f"{slope:.1f}", int(back.num_solves))  # -exp(-2)
         -0.1 1
     """
+    return with_counts(loss_fn, has_aux, SolveCounts.zeros)
+
+
+def with_counts(
+    loss_fn: Callable, has_aux: bool | None, zeros: Callable[[], SolveCounts]
+) -> Callable[..., tuple[Any, Any, SolveCounts]]:
+    """`value_and_grad_with_stats`, with the counts to begin with.
+
+    In `jax.shard_map`, where these vary over the mesh, each device counts for itself.
+    """
 
     @functools.wraps(loss_fn)
     def with_stats(params, *args, **kwargs):
@@ -79,7 +89,7 @@ def value_and_grad_with_stats(
             return loss, out
 
         grad_fn = eqx.filter_value_and_grad(with_probe, has_aux=True)
-        (_, out), (grads, counts) = grad_fn((params, SolveCounts.zeros()))
+        (_, out), (grads, counts) = grad_fn((params, zeros()))
         return out, grads, counts
 
     return with_stats

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from .._jax_versions import varies_over
-from .._solve.probes import value_and_grad_with_stats
+from .._solve.probes import value_and_grad_with_stats, with_counts
 from .._solve.stats import SolveCounts
 from .._steps.lanes import varying_over
 from .division import Division
@@ -66,10 +66,10 @@ def divided_gradient(
     rows = images, labels, part.places()
     found = _piece_by_piece(lambda *piece: find(varying, *piece), rows, part.layout)
     loss, metrics, grads, backward = found
-    loss, grads, numbers = part.total((loss, grads, _numbers(metrics, part)))
-    if not part.joint:
-        backward = _of_all(backward, part)
-    return loss, _metrics(numbers), grads, backward
+    numbers = _numbers(metrics, part), _numbers(backward, part)
+    loss, grads, (metric_sums, backward_sums) = part.total((loss, grads, numbers))
+    metrics = _counted(Metrics.zeros(), metric_sums)
+    return loss, metrics, grads, _counted(SolveCounts.zeros(), backward_sums)
 
 
 def _of_rows(
@@ -90,8 +90,9 @@ def _of_rows(
             loss = loss_sum / samples
             return loss if penalty is None else loss + penalty, metrics
 
-        grad_fn = value_and_grad_with_stats(loss_fn, has_aux=True)
-        (loss, metrics), grads, backward = grad_fn(params)
+        axes = () if part is None else (part.axis,)
+        zeros = lambda: varying_over(SolveCounts.zeros(), axes)
+        (loss, metrics), grads, backward = with_counts(loss_fn, True, zeros)(params)
         return loss, metrics, grads, backward
 
     return find
@@ -133,39 +134,37 @@ def _zeros_like(kind: Any) -> Array:
 
 def total_metrics(metrics: Metrics, part: Division) -> Metrics:
     """Metrics of the whole batch, from those of each device."""
-    return _metrics(part.total(_numbers(metrics, part)))
+    return _counted(Metrics.zeros(), part.total(_numbers(metrics, part)))
 
 
 # What each device has counted for itself; the rest all have counted alike, or the mean
 # over the devices is what tells.
 _ADDED_UP = ("loss_sum", "correct", "total")
-_FAILURES = ("num_failures", "num_rejected_steps", "num_skipped")
+_FAILURES = (
+    *("num_failures", "num_rejected_steps", "num_skipped"),
+    *("num_max_steps", "num_non_finite", "num_underflow", "num_other_failures"),
+)
 
 
-def _numbers(metrics: Metrics, part: Division) -> dict[str, Array]:
+def _numbers(counted: Metrics | SolveCounts, part: Division) -> dict[str, Array]:
     """What a device gives for the sum over all, in one precision for one exchange."""
     added_up = _ADDED_UP if part.joint else _ADDED_UP + _FAILURES
     numbers = {}
-    for field in dataclasses.fields(metrics):
-        number = getattr(metrics, field.name).astype(jnp.float32)
+    for field in dataclasses.fields(counted):
+        number = getattr(counted, field.name).astype(jnp.float32)
         scale = 1 if field.name in added_up else part.num_parts
         numbers[field.name] = number / scale
     return numbers
 
 
-def _metrics(numbers: dict[str, Array]) -> Metrics:
-    like = Metrics.zeros()
+_Counted = TypeVar("_Counted", Metrics, SolveCounts)
+
+
+def _counted(zeros: _Counted, numbers: dict[str, Array]) -> _Counted:
     kept = {
         name: number
-        if jnp.issubdtype(getattr(like, name).dtype, jnp.floating)
+        if jnp.issubdtype(getattr(zeros, name).dtype, jnp.floating)
         else as_count(number)
         for name, number in numbers.items()
     }
-    return Metrics(**kept)
-
-
-def _of_all(backward: SolveCounts, part: Division) -> SolveCounts:
-    """Counts that JAX has added up over the devices: what fails is, the rest a mean."""
-    mean = lambda name: getattr(backward, name) / part.num_parts
-    names = ("nfe", "num_solves", "reconstruction_error")
-    return dataclasses.replace(backward, **{name: mean(name) for name in names})
+    return dataclasses.replace(zeros, **kept)
