@@ -47,10 +47,10 @@ def evaluate(
         >>> import jax.numpy as jnp
         >>> import jaxode
         >>> net = jaxode.nn.ODENet(6, key=jax.random.key(0))
-        >>> images, labels = jnp.ones((4, 28, 28, 1)), jnp.arange(4)
-        >>> scored = jaxode.training.evaluate(net, images, labels, batch_size=2)
-        >>> int(scored.total), int(scored.correct)  # four equal images, four labels
-        (4, 1)
+        >>> images, labels = jnp.ones((10, 28, 28, 1)), jnp.arange(10)
+        >>> scored = jaxode.training.evaluate(net, images, labels, batch_size=5)
+        >>> int(scored.total), int(scored.correct)  # equal images, all labels
+        (10, 1)
     """
     num_images = labels.shape[0]
     num_batches = -(-num_images // batch_size)
