@@ -20,6 +20,20 @@ def check(config: Config) -> None:
     Raises:
         InputError: naming the option, what it must be and what it was.
     """
+    _check_numbers(config)
+    _check_combinations(config)
+    check_fit(config)
+    _check_devices(config)
+    is_adaptive = fits(config.model, "rtol") and not config.fixed_steps
+    if config.solver in NOT_ADAPTIVE and is_adaptive:
+        raise InputError(
+            f"--solver {config.solver} has no error estimate to adapt its steps by: "
+            "add --fixed-steps --dt0 0.1, or take dopri5."
+        )
+
+
+def _check_numbers(config: Config) -> None:
+    """Each by itself."""
     positive = (
         "epochs batch_size lr channels rtol atol dt0 max_steps eval_batch_size t1 "
         "accumulate"
@@ -43,18 +57,23 @@ def check(config: Config) -> None:
     for name in ("shift", "crop"):
         pixels = getattr(config, name)
         _require(pixels < 28, name, "must be below 28 pixels", pixels)
-    if config.shift and config.crop:
-        raise InputError(
-            f"--shift {config.shift} and --crop {config.crop} both move the images; "
-            "set one of them to 0."
-        )
     _require(
         0 <= config.seed < 2**32, "seed", "must be from 0 to 2**32 - 1", config.seed
     )
     # Group normalisation has min(32, channels) groups, which must divide the channels.
     need = "must be at most 32 or a multiple of 32"
     _require(_has_groups(config.channels), "channels", need, config.channels)
+
+
+def _check_combinations(config: Config) -> None:
+    """One beside the other."""
+    if config.shift and config.crop:
+        raise InputError(
+            f"--shift {config.shift} and --crop {config.crop} both move the images; "
+            "set one of them to 0."
+        )
     width = config.channels + config.augment
+    need = "must be at most 32 or a multiple of 32"
     need = f"and --channels {config.channels} together {need}"
     _require(_has_groups(width), "augment", need, config.augment)
     need = f"must be below --t1 ({config.t1})"
@@ -73,14 +92,6 @@ def check(config: Config) -> None:
     need = f"must be at most --batch-size ({config.batch_size}), an image in each piece"
     fits_in = config.accumulate <= config.batch_size
     _require(fits_in, "accumulate", need, config.accumulate)
-    check_fit(config)
-    _check_devices(config)
-    is_adaptive = fits(config.model, "rtol") and not config.fixed_steps
-    if config.solver in NOT_ADAPTIVE and is_adaptive:
-        raise InputError(
-            f"--solver {config.solver} has no error estimate to adapt its steps by: "
-            "add --fixed-steps --dt0 0.1, or take dopri5."
-        )
 
 
 def _has_groups(channels: int) -> bool:
