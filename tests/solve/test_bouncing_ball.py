@@ -43,6 +43,7 @@ def test_recipe_runs_as_it_stands(capsys):
     assert abs(float(height) / expected - 1) < 1e-5
 
 
+@pytest.mark.slow
 @each_adjoint("discrete")
 def test_128_balls_bounce_five_times(x64, adjoint):
     bounces = recipe()["bounces"]

@@ -17,6 +17,7 @@ def run(tmp_path_factory) -> Runner:
     return Runner(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_within_compilation(run):
     code, errors = run.interrupt(
         *TINY,

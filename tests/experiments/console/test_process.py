@@ -85,6 +85,7 @@ print("outer_dimension_partitions" in compiled.as_text())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
     reason="one core",
