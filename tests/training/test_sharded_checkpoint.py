@@ -1,6 +1,7 @@
 """Checkpoints whose arrays Orbax keeps in a folder beside them."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,30 @@ def test_divided_arrays_are_read_onto_another_number_of_devices(tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_array_of_two_processes_is_saved_by_both_and_read_by_one(tmp_path):
+    """Each has half of it; the second save takes the place of the first."""
+    path = tmp_path / "net.eqx"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = str(Path(__file__).with_name("spread.py"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, port, str(process), str(path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        for process in started:
+            assert process.wait(120) == 0, process.communicate()[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    found, header = load_checkpoint(path, {"rows": jnp.zeros((4, 3))})
+    np.testing.assert_array_equal(found["rows"], 2 * np.arange(12.0).reshape(4, 3))
+    assert header == {"epoch": 2} and len(folders(path)) == 1
