@@ -3,6 +3,7 @@
     python experiments/benchmark.py
     python experiments/benchmark.py --torch-python ~/torch-env/bin/python
     python experiments/benchmark.py --headline --torch-python ~/torch-env/bin/python
+    python experiments/benchmark.py --paper --torch-python ~/torch-env/bin/python
     python experiments/benchmark.py --fields --torch-python ~/torch-env/bin/python
 
 All contestants have the same weights, images and tolerance, and take turns in one run,
@@ -18,6 +19,9 @@ small state; the others have all, since they are slower with one.
 `--headline` takes a few minutes on two cores, the whole grid more than an hour: the
 slowest cells, which come last, take plain Diffrax minutes for a single run. Stopped, it
 goes on with `--resume DIR`.
+
+`--paper` takes the network of the ODE-Net paper, with 64 channels in batches of 128 at
+tolerance 1e-3: minutes too, plain Diffrax most of them.
 
 `--fields` takes general problems instead, with nothing like a convolution in them, and
 has `jax.experimental.ode` compete too. Everyone is called with its defaults, and so is

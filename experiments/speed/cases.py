@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import get_args, Literal
 
 
+NetworkName = Literal["post", "paper"]
 Task = Literal["backsolve", "discrete", "checkpoint", "test"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
@@ -17,16 +18,19 @@ class Case:
         channels: Width of the network.
         batch: Images per solve.
         tolerance: Both tolerances of the solve.
+        network: The first post's, or that of the ODE-Net paper.
     """
 
     task: Task
     channels: int
     batch: int
     tolerance: float
+    network: NetworkName = "post"
 
     @property
     def name(self) -> str:
-        parts = (self.task, self.channels, self.batch, f"{self.tolerance:g}")
+        parts = [self.task, self.channels, self.batch, f"{self.tolerance:g}"]
+        parts += [] if self.network == "post" else [self.network]
         return "-".join(map(str, parts))
 
 
@@ -71,3 +75,9 @@ def cases(headline: bool) -> list[Case]:
     tasks: list[Task] = [task for task in TASKS if task != "checkpoint"]
     grid += [Case(task, *shape) for shape in shapes for task in tasks]
     return grid
+
+
+def paper_cases() -> list[Case]:
+    """The paper's network in its released setting; its checkpoints are `discrete`'s."""
+    tasks: list[Task] = ["discrete", "backsolve", "test"]
+    return [Case(task, 64, 128, 1e-3, "paper") for task in tasks]

@@ -20,6 +20,8 @@ class Config:
     """Python with torch and torchdiffeq; without it, PyTorch is left out."""
     headline: bool = False
     """Only 6 channels, batch 16, tolerance 0.1, and 10,000 images to score."""
+    paper: bool = False
+    """Only the ODE-Net paper's network: 64 channels, batch 128, tolerance 1e-3."""
     fields: bool = False
     """General problems instead of the network: jaxode against Diffrax,
     jax.experimental.ode and torchdiffeq, everyone with its defaults."""
@@ -58,9 +60,11 @@ def check(config: Config) -> None:
         for name in ("problems", "adjoints"):
             if getattr(config, name) is not None:
                 raise InputError(f"--{name} is about those of --fields; add that.")
+        if config.headline and config.paper:
+            raise InputError("--headline and --paper are two tables; give one of them.")
         return
-    if config.headline or config.resume is not None:
-        raise InputError("--fields has neither --headline nor --resume.")
+    if config.headline or config.paper or config.resume is not None:
+        raise InputError("--fields has neither --headline, --paper nor --resume.")
     problem_names(config)
     adjoint_names(config)
 

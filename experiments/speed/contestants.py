@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from console.process import thread_settings
-from speed import plain_diffrax
+from speed import plain_diffrax, plain_paper
 from speed.cases import Case
 from speed.peer_process import PeerProcess
 from speed.serve import mean_seconds
@@ -106,6 +106,9 @@ class Jaxode:
         self.running.pop(case).close()
 
 
+NETWORKS = {"post": plain_diffrax.Network, "paper": plain_paper.PaperNetwork}
+
+
 class PlainDiffrax:
     """The same network on Diffrax as it comes, in this process and with all threads."""
 
@@ -123,6 +126,7 @@ class PlainDiffrax:
 
         def make(on_call, num_images):
             return plain_diffrax.make_run(
+                NETWORKS[case.network],
                 inputs.weights,
                 case.tolerance,
                 case.task,

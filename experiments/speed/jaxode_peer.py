@@ -19,7 +19,7 @@ def prepare(request: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]
     """A training step, or the scoring of all images, by the public functions."""
     with np.load(request["weights"]) as weights:
         model = jaxode.nn.from_torch(dict(weights))
-    assert isinstance(model, jaxode.nn.ODENet)
+    assert isinstance(model, jaxode.nn.ODENet)  # PaperNet is one
     with np.load(request["data"]) as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"])
     task, batch, tolerance = (request[x] for x in ("task", "batch", "tolerance"))

@@ -26,17 +26,38 @@ ADJOINTS = {
 }
 
 
-def _convolve(x: Array, weight: Array, bias: Array, padding: str) -> Array:
-    y = jax.lax.conv_general_dilated(x, weight, (1, 1), padding)
+def convolve(
+    x: Array, weight: Array, bias: Array, padding: int = 0, stride: int = 1
+) -> Array:
+    """A convolution, with so many pixels of zeros on each side."""
+    sides, strides = [(padding, padding)] * 2, (stride, stride)
+    y = jax.lax.conv_general_dilated(x, weight, strides, sides)
     return y + bias[None, :, None, None]
 
 
-def _group_norm(x: Array, groups: int, scale: Array, offset: Array) -> Array:
+def group_norm(x: Array, groups: int, scale: Array, offset: Array) -> Array:
+    """Mean 0 and variance 1 in each group of channels, scaled and moved."""
     grouped = x.reshape(x.shape[0], groups, -1)
     mean = grouped.mean(-1, keepdims=True)
     variance = grouped.var(-1, keepdims=True)
     normed = ((grouped - mean) / jnp.sqrt(variance + 1e-5)).reshape(x.shape)
     return normed * scale[None, :, None, None] + offset[None, :, None, None]
+
+
+def solve(field: Any, y0: Array, tolerance: float, adjoint: Any) -> Array:
+    """The state at time 1."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri5(),
+        t0=0.0,
+        t1=1.0,
+        dt0=None,
+        y0=y0,
+        stepsize_controller=diffrax.PIDController(tolerance, tolerance),
+        adjoint=adjoint,
+    )
+    assert solution.ys is not None
+    return solution.ys[0]
 
 
 class Field(eqx.Module):
@@ -53,9 +74,9 @@ class Field(eqx.Module):
         if self.on_call is not None:
             jax.debug.callback(self.on_call)
         groups = min(32, self.scale.shape[0])
-        y = jax.nn.relu(_group_norm(y, groups, self.scale, self.offset))
-        y = _convolve(y, self.weight, self.bias, "SAME")
-        return _group_norm(y, groups, self.scale, self.offset)
+        y = jax.nn.relu(group_norm(y, groups, self.scale, self.offset))
+        y = convolve(y, self.weight, self.bias, padding=1)
+        return group_norm(y, groups, self.scale, self.offset)
 
 
 class Network(eqx.Module):
@@ -78,9 +99,9 @@ class Network(eqx.Module):
     ) -> Float[Array, "batch 10"]:
         w = self.weights
         x = jnp.moveaxis(images.astype(jnp.float32) / 127.5 - 1, -1, 1)
-        x = _convolve(x, w["conv1.weight"], w["conv1.bias"], "VALID")
+        x = convolve(x, w["conv1.weight"], w["conv1.bias"])
         channels = x.shape[1]
-        y0 = jax.nn.relu(_group_norm(x, channels, w["gn.weight"], w["gn.bias"]))
+        y0 = jax.nn.relu(group_norm(x, channels, w["gn.weight"], w["gn.bias"]))
         field = Field(
             w["odefunc.conv.weight"],
             w["odefunc.conv.bias"],
@@ -88,24 +109,14 @@ class Network(eqx.Module):
             w["odefunc.gn.bias"],
             self.on_call,
         )
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
-            diffrax.Dopri5(),
-            t0=0.0,
-            t1=1.0,
-            dt0=None,
-            y0=y0,
-            stepsize_controller=diffrax.PIDController(self.tolerance, self.tolerance),
-            adjoint=self.adjoint,
-        )
-        assert solution.ys is not None
-        y1 = solution.ys[0]
+        y1 = solve(field, y0, self.tolerance, self.adjoint)
         batch, channels, height, width = y1.shape
         pooled = y1.reshape(batch, channels, height // 2, 2, width // 2, 2).mean((3, 5))
         return pooled.reshape(batch, -1) @ w["fc.weight"].T + w["fc.bias"][None]
 
 
 def make_run(
+    network_type: Callable[..., Any],
     weights: dict[str, np.ndarray],
     tolerance: float,
     task: str,
@@ -114,9 +125,12 @@ def make_run(
     labels: Int[np.ndarray, " images"],
     on_call: Callable[[], None] | None = None,
 ) -> Callable[[], Any]:
-    """A function that runs one training step, or scores all images batch by batch."""
+    """A function that runs one training step, or scores all images batch by batch.
+
+    `network_type` is `Network`, or something that is made and called in the same way.
+    """
     arrays = {name: jnp.asarray(value) for name, value in weights.items()}
-    network = Network(arrays, tolerance, ADJOINTS[task], on_call)
+    network = network_type(arrays, tolerance, ADJOINTS[task], on_call)
     images_on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
     if task == "test":
         blocks = images_on_device.reshape(-1, batch, 28, 28, 1)

@@ -18,7 +18,7 @@ from console.command_line import InputError
 from console.files import new_folder, remove_if_empty
 from console.process import ONE_THREAD_UP_TO, threads_asked_for
 from console.provenance import versions
-from speed.cases import Case, cases, Row
+from speed.cases import Case, cases, paper_cases, Row
 from speed.config import Config
 from speed.contestants import Contestant, Inputs, Jaxode, PlainDiffrax, Torch
 from speed.report import print_table, read_report, write_report
@@ -47,7 +47,7 @@ def run(config: Config) -> Path:
         out, rows = new_folder(config.out, "benchmark", instead), []
     try:
         _fill(rows, out, contestants, config, about)
-        memory = temporary_bytes()
+        memory = [] if config.paper else temporary_bytes()
         write_report(out, rows, about, memory)
     finally:
         remove_if_empty(out)
@@ -66,7 +66,7 @@ def _fill(
     """Adds the rows of the cells that have none; each is on disk once it is done."""
     done = {row.case for row in rows}
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases(config.headline):
+        for case in paper_cases() if config.paper else cases(config.headline):
             if case in done:
                 continue
             print(case.name, file=sys.stderr, flush=True)
@@ -94,7 +94,8 @@ def draw_inputs(config: Config, case: Case, folder: Path) -> Inputs:
     images = np.concatenate([data.test_images, data.train_images])[:wanted]
     labels = np.concatenate([data.test_labels, data.train_labels])[:wanted]
     whole = len(images) // case.batch * case.batch
-    model = jaxode.nn.ODENet(case.channels, key=jax.random.key(0))
+    kinds = {"post": jaxode.nn.ODENet, "paper": jaxode.nn.PaperNet}
+    model = kinds[case.network](case.channels, key=jax.random.key(0))
     weights = jaxode.nn.to_torch(model)
     return Inputs(weights, images[:whole], labels[:whole], folder)
 

@@ -162,6 +162,8 @@ def test_further_adjoints_are_further_rows():
         (Config(problems="spiral"), "--fields"),
         (Config(adjoints="direct"), "--fields"),
         (Config(fields=True, headline=True), "--headline"),
+        (Config(fields=True, paper=True), "--paper"),
+        (Config(headline=True, paper=True), "--headline and --paper"),
         (Config(fields=True, resume=Path("runs")), "--resume"),
     ],
 )
