@@ -1,13 +1,13 @@
 """Draws docs/costs.png, the README's figure, from the tables of the pages beside it.
 
-    python docs/draw_costs.py [another-file.png]
+    python docs/draw_costs.py [ANOTHER.png]
 
 So the figure says what the pages say: the medians of "The headline" and the memory of
 "Memory" in benchmark.md, and the gradient errors of the trained network in findings.md.
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -102,9 +102,12 @@ def draw_memory(axes) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Draws the README's figure.")
+    parser.add_argument("file", nargs="?", default=DOCS / "costs.png")
+    file = parser.parse_args().file
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     times, errors, memory = figure.subplots(1, 3)
     draw_times(times)
     draw_errors(errors)
     draw_memory(memory)
-    figure.savefig(sys.argv[1] if sys.argv[1:] else DOCS / "costs.png", dpi=110)
+    figure.savefig(file, dpi=110)
