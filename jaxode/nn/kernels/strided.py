@@ -18,8 +18,11 @@ def strided_conv(
     """Every second pixel of a 4x4 convolution, a pixel of zeros around.
 
     Four neighbouring pixels are taken as four channels of one pixel, on which the
-    kernel is one of 2x2 and stride 1. Its four places are four matrix products, each of
-    the whole batch. Made of functions that JAX differentiates into matrix products.
+    kernel is one of 2x2 and stride 1. One matrix product says what each such pixel
+    gives to the four outputs that it is under, and these are added up. Pixels of the
+    rim are under fewer: of (h + 1) (w + 1) products h w are needed, which costs less
+    than four of copies that leave them out. Made of functions that JAX differentiates
+    into matrix products.
 
     Args:
         x: Input, at least 2 pixels high and wide.
@@ -28,16 +31,13 @@ def strided_conv(
     _, height, width, batch = x.shape
     rows, columns = height // 2, width // 2
     # Each in a unit of its own: fused with what follows, the padding and the shuffling
-    # of pixels would be done anew for each of the four products.
+    # of pixels would be done anew for each use.
     pixels = _quarters(_padded(x))
     kernels = weight.reshape(weight.shape[0], -1, 2, 2, 2, 2)
-    total = jnp.zeros((), x.dtype)
-    for dy in range(2):
-        for dx in range(2):
-            kernel = jnp.transpose(kernels[:, :, dy, :, dx], (2, 3, 1, 0))
-            part = _part(pixels, dy=dy, dx=dx, batch=batch)
-            total = total + _product(kernel.reshape(-1, weight.shape[0]), part)
-    return total.reshape(-1, rows, columns, batch)
+    kernel = jnp.transpose(kernels, (2, 4, 0, 3, 5, 1)).reshape(-1, len(pixels))
+    given = _product(kernel, pixels.reshape(len(pixels), -1))
+    given = given.reshape(2, 2, -1, rows + 1, (columns + 1) * batch)
+    return _gathered(given, batch=batch).reshape(-1, rows, columns, batch)
 
 
 @noinline()
@@ -57,21 +57,24 @@ def _quarters(x: BatchLast) -> Float[Array, "4*channel half_height half_row"]:
     return images.reshape(4 * channels, height // 2, -1)
 
 
-@noinline("dy", "dx", "batch")
-def _part(
-    x: Float[Array, "channel height row"], *, dy: int, dx: int, batch: int
-) -> Float[Array, "channel pixel"]:
-    """What one place of the kernel is multiplied with: all but a row and a column."""
-    row = x.shape[2] - batch
-    part = x[:, dy : dy + x.shape[1] - 1, dx * batch : dx * batch + row]
-    return part.reshape(x.shape[0], -1)
-
-
 @noinline()
 def _product(
-    kernel: Float[Array, "channel out_channel"], x: Float[Array, "channel pixel"]
-) -> Float[Array, "out_channel pixel"]:
-    """A matrix product over rows of both, the faster way round."""
+    kernel: Float[Array, "output channel"], x: Float[Array, "channel pixel"]
+) -> Float[Array, "output pixel"]:
     return lax.dot_general(
-        kernel, x, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
+        kernel, x, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
     )
+
+
+@noinline("batch")
+def _gathered(
+    given: Float[Array, "2 2 out_channel height row"], *, batch: int
+) -> Float[Array, "out_channel out_height out_row"]:
+    """What the four pixels under each output give to it, by their place below it."""
+    rows, row = given.shape[3] - 1, given.shape[4] - batch
+    total = jnp.zeros((), given.dtype)
+    for dy in range(2):
+        for dx in range(2):
+            first = dx * batch
+            total = total + given[dy, dx, :, dy : dy + rows, first : first + row]
+    return total
