@@ -12,6 +12,7 @@ latent_ode.py); PUBLISHED is table 2 of the paper. `latent_ode.py 3` is draw 3.
 """
 
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -53,7 +54,7 @@ class LatentODE(eqx.Module):
     def states(self, z0, ts):
         """All spirals as one ODE: `(spiral, 4)` to `(time, spiral, 4)`."""
         field = lambda t, z, net: jax.vmap(net)(z)
-        settings = dict(rtol=1e-3, atol=1e-3, throw=False)
+        settings: Any = dict(rtol=1e-3, atol=1e-3, throw=False)
         return jaxode.odeint(field, z0, ts, self.net, **settings).ys
 
     def predict(self, times, xs):
@@ -139,7 +140,7 @@ def fit_known(places, xs):
     return curves[np.argmin(off, axis=1)]
 
 
-def train(model, data, ts, key):
+def train(model, data, ts, key) -> Any:
     rate = optax.cosine_decay_schedule(1e-2, STEPS)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     arrays, static = eqx.partition(model, eqx.is_array)
