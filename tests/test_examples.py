@@ -22,6 +22,7 @@ LONGEST = {
     "nested_spheres.py": 105,
     "spiral.py": 125,
     "hamiltonian.py": 145,
+    "latent_ode.py": 225,
 }
 
 
@@ -162,3 +163,14 @@ def test_hamiltonian_keeps_the_energy_that_a_plain_network_loses(tmp_path: Path)
     # Observed 5.4e-4 at both, and 0.066 for the plain one; it forgets nothing.
     assert late < 1.5 * early < 5e-3 < plain / 5
     assert (tmp_path / "hamiltonian.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_latent_ode_goes_on_better_than_a_recurrent_network(tmp_path: Path):
+    printed = run_script(EXAMPLES / "latent_ode.py", cwd=tmp_path)
+    rows = re.findall(r"^(.+?) +([\d.]+) +([\d.]+|-) +([\d.]+)$", printed, re.MULTILINE)
+    (_, seen, _, _), (_, after, peer, known), (_, later, _, _) = rows
+    # Observed 0.109, and 0.168 of the recurrent network; 0.066 with the shape known.
+    assert float(known) < float(after) < float(peer) < 0.25
+    assert float(seen) < 0.16 and float(later) < 0.2
+    assert (tmp_path / "latent_ode.png").read_bytes().startswith(b"\x89PNG")
