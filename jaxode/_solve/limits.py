@@ -50,8 +50,10 @@ def is_usable_tolerance(x: Array) -> Array:
 
 def is_usable_step(dt0: Array, ts: Float[Array, " time"]) -> Array:
     """Whether a first step is finite, not zero, and points along `ts`."""
-    # Where all times are equal there is no direction to point along.
-    return jnp.isfinite(dt0) & (dt0 != 0) & (dt0 * (ts[-1] - ts[0]) >= 0)
+    # Where all times are equal there is no direction to point along. By comparisons: a
+    # product of the two may be too small to have a sign.
+    forwards, backwards = ts[-1] >= ts[0], ts[-1] <= ts[0]
+    return jnp.isfinite(dt0) & ((dt0 > 0) & forwards | (dt0 < 0) & backwards)
 
 
 def void_unless_usable(

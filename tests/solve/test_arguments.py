@@ -209,6 +209,15 @@ def test_dt0_must_be_negative_for_decreasing_times():
         odeint(ts=TS[::-1], dt0=0.1)
 
 
+def test_tiny_dt0_must_point_along_tiny_times():
+    """Their product is zero in single precision."""
+    ts = jnp.array([0.0, 1e-30])
+    odeint(ts=ts, dt0=1e-30)
+    for times, dt0 in ((ts, -1e-30), (ts[::-1], 1e-30)):
+        with pytest.raises(ValueError, match="points away from ts"):
+            odeint(ts=times, dt0=dt0)
+
+
 def test_backsolve_refuses_tolerances_beside_a_controller():
     with pytest.raises(ValueError, match="set these on the controller: Backsolve"):
         jaxode.Backsolve(controller=PID, rtol=0.1)
