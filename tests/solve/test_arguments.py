@@ -83,7 +83,7 @@ def test_bad_tolerances_are_refused_when_traced(name):
 
 
 BAD_TRACED = {
-    "rtol": [-1e-3, np.inf, np.nan],
+    "rtol": [-1e-3, np.inf, np.nan, 1e-38],
     "atol": [0.0],
     "dt0": [-0.1, 0.0, np.nan],
 }

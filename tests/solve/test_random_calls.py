@@ -44,6 +44,13 @@ def calls(draw: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(x, np.float32) for x in (ts, y0, *rest))
 
 
+def call_with(**changes: Any) -> tuple[np.ndarray, ...]:
+    """A usual call, but for some of it."""
+    usual = dict(ts=[0.0, 0.5, 1.0, 2.0], y0=[1.0, 0.0], a=0.5)
+    usual |= dict(rtol=0.01, atol=0.01, dt0=0.1)
+    return tuple(np.asarray(x, np.float32) for x in (usual | changes).values())
+
+
 @cache
 def program(adjoint: Any, throw: bool) -> Any:
     """Solution, gradient and whether the solve succeeded."""
@@ -63,8 +70,15 @@ def program(adjoint: Any, throw: bool) -> Any:
 def test_call_in_which_nothing_throws_always_answers(adjoint):
     outcomes = []
 
+    # Usual but for one of them: few draws are.
     @CALLS
     @given(call=calls())
+    @example(call=call_with())
+    @example(call=call_with(rtol=math.inf))
+    @example(call=call_with(atol=math.inf))
+    @example(call=call_with(rtol=1e-38))
+    @example(call=call_with(dt0=-0.1))
+    @example(call=call_with(ts=[0.0, 1.0, 0.5, 2.0]))
     def check(call):
         ts, y0, *rest = call
         (_, (ys, success)), grad = program(adjoint, False)(y0, ts, *rest)
