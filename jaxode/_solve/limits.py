@@ -44,14 +44,22 @@ def check_tolerances(rtol: Any, atol: Any) -> None:
 
 
 def is_usable_tolerance(x: Array) -> Array:
-    """The same of a traced one."""
-    return (x > 0) & jnp.isfinite(x)
+    """The same of a traced one.
+
+    Subnormal numbers are none: whether they are above zero may differ from one place
+    of a compiled program to another, and a solve would be void in one of them only.
+    """
+    return (x >= jnp.finfo(x.dtype).tiny) & jnp.isfinite(x)
 
 
 def is_usable_step(dt0: Array, ts: Float[Array, " time"]) -> Array:
     """Whether a first step is finite, not zero, and points along `ts`."""
-    # Where all times are equal there is no direction to point along.
-    return jnp.isfinite(dt0) & (dt0 != 0) & (dt0 * (ts[-1] - ts[0]) >= 0)
+    # Where all times are equal there is no direction to point along. By comparisons: a
+    # product of the two may be too small to have a sign.
+    forwards, backwards = ts[-1] >= ts[0], ts[-1] <= ts[0]
+    tiny = jnp.finfo(dt0.dtype).tiny
+    along = (dt0 >= tiny) & forwards | (dt0 <= -tiny) & backwards
+    return jnp.isfinite(dt0) & along
 
 
 def void_unless_usable(

@@ -83,7 +83,7 @@ def test_bad_tolerances_are_refused_when_traced(name):
 
 
 BAD_TRACED = {
-    "rtol": [-1e-3, np.inf, np.nan],
+    "rtol": [-1e-3, np.inf, np.nan, 1e-38],
     "atol": [0.0],
     "dt0": [-0.1, 0.0, np.nan],
 }
@@ -207,6 +207,15 @@ def test_bad_settings_are_refused(settings, error, match):
 def test_dt0_must_be_negative_for_decreasing_times():
     with pytest.raises(ValueError, match="runs from 1.0 to 0.0; pass dt0=-0.1"):
         odeint(ts=TS[::-1], dt0=0.1)
+
+
+def test_tiny_dt0_must_point_along_tiny_times():
+    """Their product is zero in single precision."""
+    ts = jnp.array([0.0, 1e-30])
+    odeint(ts=ts, dt0=1e-30)
+    for times, dt0 in ((ts, -1e-30), (ts[::-1], 1e-30)):
+        with pytest.raises(ValueError, match="points away from ts"):
+            odeint(ts=times, dt0=dt0)
 
 
 def test_backsolve_refuses_tolerances_beside_a_controller():

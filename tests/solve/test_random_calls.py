@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import each_adjoint, quick_jit
-from hypothesis import given, Phase, settings, strategies as st
+from hypothesis import example, given, Phase, settings, strategies as st
 
 import jaxode
 
@@ -44,6 +44,13 @@ def calls(draw: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(x, np.float32) for x in (ts, y0, *rest))
 
 
+def call_with(**changes: Any) -> tuple[np.ndarray, ...]:
+    """A usual call, but for some of it."""
+    usual = dict(ts=[0.0, 0.5, 1.0, 2.0], y0=[1.0, 0.0], a=0.5)
+    usual |= dict(rtol=0.01, atol=0.01, dt0=0.1)
+    return tuple(np.asarray(x, np.float32) for x in (usual | changes).values())
+
+
 @cache
 def program(adjoint: Any, throw: bool) -> Any:
     """Solution, gradient and whether the solve succeeded."""
@@ -63,8 +70,15 @@ def program(adjoint: Any, throw: bool) -> Any:
 def test_call_in_which_nothing_throws_always_answers(adjoint):
     outcomes = []
 
+    # Usual but for one of them: few draws are.
     @CALLS
     @given(call=calls())
+    @example(call=call_with())
+    @example(call=call_with(rtol=math.inf))
+    @example(call=call_with(atol=math.inf))
+    @example(call=call_with(rtol=1e-38))
+    @example(call=call_with(dt0=-0.1))
+    @example(call=call_with(ts=[0.0, 1.0, 0.5, 2.0]))
     def check(call):
         ts, y0, *rest = call
         (_, (ys, success)), grad = program(adjoint, False)(y0, ts, *rest)
@@ -73,7 +87,9 @@ def test_call_in_which_nothing_throws_always_answers(adjoint):
             steps = np.diff(ts)
         is_right = np.isfinite(ts).all() and ((steps >= 0).all() or (steps <= 0).all())
         is_right &= rtol > 0 and atol > 0 and math.isfinite(rtol + atol)
-        is_right &= math.isfinite(dt0) and dt0 != 0 and dt0 * (ts[-1] - ts[0]) >= 0
+        first, last = float(ts[0]), float(ts[-1])
+        is_along = (dt0 > 0 and last >= first) or (dt0 < 0 and last <= first)
+        is_right &= math.isfinite(dt0) and is_along
         # What makes no sense is no success; what succeeded is a number everywhere.
         outcomes.append(bool(success))
         if success:
@@ -108,12 +124,27 @@ ANYTHING = NUMBERS | st.sampled_from(
 NAMES = ("rtol", "atol", "dt0", "max_steps", "jumps", "solver", "adjoint", "controller")
 
 
+def makes_sense(name: str, value: Any) -> bool:
+    """Of a setting that was taken, for times from 0 to 1."""
+    if value is None or name not in NAMES[:4]:
+        return True
+    if name == "max_steps":
+        return 1 <= value < 2**31 - 1
+    return 0 < value < math.inf
+
+
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(given_settings=st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4))
+@example(given_settings={"max_steps": 2**31})
+@example(given_settings={"rtol": math.inf})
+@example(given_settings={"dt0": 10**400})
 def test_any_settings_are_taken_or_refused_by_a_type_or_value_error(given_settings):
-    message = "no error: " + NAMES[0]
+    message = ""
     try:
         jaxode.SolveSettings(**given_settings).for_times(jnp.array([0.0, 1.0]))
     except (TypeError, ValueError) as error:
         message = str(error)
-    assert any(name in message for name in NAMES)
+    if message:
+        assert any(name in message for name in NAMES)
+    else:
+        assert all(makes_sense(*setting) for setting in given_settings.items())

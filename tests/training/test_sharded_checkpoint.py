@@ -94,6 +94,15 @@ def test_damage_is_refused_by_name_wherever_it_is(tmp_path):
         load_checkpoint(path, tree(0))
 
 
+def test_file_that_was_added_is_refused(tmp_path):
+    path = tmp_path / "net.eqx"
+    save_checkpoint(path, tree(1), form="orbax")
+    (folder,) = folders(path)
+    (folder / "more").touch()
+    with pytest.raises(CheckpointError, match=r"net\.eqx is damaged: .*orbax/more"):
+        load_checkpoint(path, tree(0))
+
+
 def test_folder_of_another_checkpoint_is_refused(tmp_path):
     one, other = tmp_path / "one.eqx", tmp_path / "other.eqx"
     save_checkpoint(one, tree(1), form="orbax")

@@ -12,6 +12,7 @@ from runs import arrays, content, header, metrics, numbers, TINY, train
 import mnist
 from classifier import run
 from classifier.checkpoint import load_state, read_checkpoint
+from classifier.config import Config
 from classifier.run_folder import read_run
 from classifier.setup import build_model, build_optimiser
 from console import host_memory
@@ -126,6 +127,12 @@ def test_leftovers_of_killed_runs_are_removed(folder):
     assert not list(folder.glob(".*.tmp"))
 
 
+def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path):
+    (tmp_path / ".config.json.abcd.tmp").write_bytes(b"half")
+    with run.Run.open(Config(out=tmp_path, quiet=True)):
+        assert not list(tmp_path.glob(".*.tmp"))
+
+
 # Files of other runs, or gone
 
 
@@ -200,6 +207,7 @@ def test_previous_checkpoint_that_was_put_in_place_ends_with_the_same_bits(
     [
         {"epochs": "two"},
         {"epochs": None},
+        {"epochs": True},
         {"solver": "foo"},
         {"rtol": float("nan")},
         {"nesterov": 1},

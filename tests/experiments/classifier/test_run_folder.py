@@ -4,13 +4,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import record
 
+from classifier.checkpoint import read_checkpoint
 from classifier.checks import check_resumed
 from classifier.config import ADDED, Config
+from classifier.fingerprint import fingerprint
 from classifier.run_folder import read_run, read_settings, RunFolder, stored_settings
 from console.command_line import InputError
+from jaxode.datasets import Dataset, Split
 
 
 def test_settings_come_back_from_config_json(tmp_path):
@@ -55,6 +59,26 @@ def test_metrics_are_made_to_match_the_checkpoint(tmp_path, lines):
     folder.restore_metrics(history)
     found = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert found == history
+
+
+@pytest.mark.parametrize("name", ["previous.eqx", "metrics.jsonl"])
+def test_run_of_which_either_file_is_left_has_lost_its_checkpoint(tmp_path, name):
+    folder = RunFolder(tmp_path)
+    assert read_checkpoint(folder, Config(), {}) is None
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(InputError, match="checkpoint.eqx is gone"):
+        read_checkpoint(folder, Config(), {})
+
+
+def test_every_part_of_a_data_set_decides_its_hash():
+    images, labels = np.zeros((3, 28, 28, 1), np.uint8), np.zeros(3, np.int32)
+    usual = Split(images, labels)
+    others = [Split(images + np.uint8(1), labels), Split(images, labels + np.int32(1))]
+    sets = [("mnist", usual, usual), ("kmnist", usual, usual)]
+    sets += [("mnist", other, usual) for other in others]
+    sets += [("mnist", usual, other) for other in others]
+    hashes = {fingerprint(Dataset(*content)) for content in sets}
+    assert len(hashes) == len(sets) == 6
 
 
 def test_resumed_run_must_have_the_settings_it_had():

@@ -105,7 +105,9 @@ def test_second_process_on_a_folder_is_refused_until_the_first_is_gone(run):
                 break
         reader = threading.Thread(target=process.stdout.read)
         reader.start()
-        for arguments in (["--resume", "locked"], [*options, "--out", "locked"]):
+        # One epoch: without the lock it would be refused too, and for another reason.
+        resume = ["--resume", "locked", "--epochs", 1]
+        for arguments in (resume, [*options, "--out", "locked"]):
             errors = run(*arguments, code=2).stderr
             assert "locked is in use by another process that trains there" in errors
         # Scoring reads whole files and needs no lock.
