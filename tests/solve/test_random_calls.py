@@ -34,11 +34,13 @@ CALLS = settings(
 
 @st.composite
 def calls(draw: Any) -> tuple[np.ndarray, ...]:
-    """Times, state, parameter, tolerances and first step, half of them usual."""
-    is_odd = st.booleans()
+    """Times, state, parameter, tolerances, first step; in half of the calls all usual."""
+    # Which values are drawn depends on the modules that are imported (hypothesis takes
+    # their constants), how many calls are usual must not.
+    is_odd = st.booleans() if draw(st.booleans()) else st.just(False)
     pick = lambda usual: draw(NUMBERS if draw(is_odd) else usual)
     ts = [pick(st.floats(0, 2, width=32, allow_subnormal=False)) for _ in range(4)]
-    ts = sorted(ts, key=lambda t: (math.isnan(t), t)) if draw(is_odd) else ts
+    ts = ts if draw(is_odd) else sorted(ts, key=lambda t: (math.isnan(t), t))
     y0 = [pick(st.floats(-2, 2, width=32, allow_subnormal=False)) for _ in range(2)]
     rest = [pick(USUAL) for _ in range(4)]
     return tuple(np.asarray(x, np.float32) for x in (ts, y0, *rest))
@@ -98,7 +100,7 @@ def test_call_in_which_nothing_throws_always_answers(adjoint):
             np.testing.assert_array_equal(ys[0], y0)
 
     check()
-    assert len(outcomes) >= 125 and 5 < sum(outcomes) < len(outcomes) - 20
+    assert len(outcomes) >= 125 and 20 < sum(outcomes) < len(outcomes) - 20
 
 
 def test_call_that_may_throw_answers_or_throws_what_is_documented():
