@@ -34,7 +34,7 @@ CALLS = settings(
 
 @st.composite
 def calls(draw: Any) -> tuple[np.ndarray, ...]:
-    """Times, state, parameter, tolerances, first step; in half of the calls all usual."""
+    """Times, state, parameter, tolerances, first step; half of the calls are usual."""
     # Which values are drawn depends on the modules that are imported (hypothesis takes
     # their constants), how many calls are usual must not.
     is_odd = st.booleans() if draw(st.booleans()) else st.just(False)
