@@ -13,7 +13,10 @@ from speed.plain_diffrax import ADJOINTS
 
 @pytest.mark.parametrize(
     ("name", "kind", "channels"),
-    [("post", jaxode.nn.ODENet, 2), ("paper", jaxode.nn.PaperNet, 4)],
+    [
+        ("post", jaxode.nn.ODENet, 2),
+        pytest.param("paper", jaxode.nn.PaperNet, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_plain_reference_is_the_same_network(name, kind, channels):
     # Under a fine tolerance, since the two start with steps of different lengths.
