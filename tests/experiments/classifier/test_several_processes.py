@@ -94,21 +94,27 @@ def test_signal_to_one_or_to_all_stops_all_and_nothing_is_lost(tmp_path):
 @pytest.mark.parametrize("killed", [0, 1])
 def test_processes_end_with_a_line_when_one_is_killed(tmp_path, killed):
     """And the run goes on, alone."""
-    options = [*SHORT, "--epochs", 5000, "--out", "run"]
-    with processes(tmp_path, *options) as started:
-        wait_for(started[0], "epoch    2/")
-        started[killed].kill()
-        sent = time.monotonic()
-        code = started[1 - killed].wait(ENDS_WITHIN_S)
-        # Observed under 1 s: it was about to add something up with the other one.
-        assert time.monotonic() - sent < ENDS_WITHIN_S
-        said = said_by(started)[1 - killed]
-    # JAX ends it itself where it is the first to see (jax 0.12, on a busy machine).
-    if code == -signal.SIGABRT:
+    # JAX ends it itself where it is the first to see. If the first process is gone, to
+    # which the others answer, this may be every time; else it is not.
+    for attempt in range(3):
+        run = tmp_path / f"run{attempt}"
+        options = [*SHORT, "--epochs", 5000, "--out", run]
+        with processes(tmp_path, *options) as started:
+            wait_for(started[0], "epoch    2/")
+            started[killed].kill()
+            sent = time.monotonic()
+            code = started[1 - killed].wait(ENDS_WITHIN_S)
+            # Observed under 1 s: it was about to add something up with the other one.
+            assert time.monotonic() - sent < ENDS_WITHIN_S
+            said = said_by(started)[1 - killed]
+        if code != -signal.SIGABRT or killed == 0:
+            break
         assert "distributed service" in said
+    if code == 2:
+        assert "another process has ended" in said and "--resume" in said
     else:
-        assert code == 2 and "another process has ended" in said and "--resume" in said
-    epochs = header(tmp_path / "run")["epoch"] + 1
+        assert killed == 0 and code == -signal.SIGABRT
+    epochs = header(run)["epoch"] + 1
     assert epochs > 2
-    train("--resume", tmp_path / "run", "--epochs", epochs)
-    assert len(metrics(tmp_path / "run")) == epochs
+    train("--resume", run, "--epochs", epochs)
+    assert len(metrics(run)) == epochs
