@@ -96,6 +96,7 @@ def test_processes_end_with_a_line_when_one_is_killed(tmp_path, killed):
     """And the run goes on, alone."""
     # JAX ends it itself where it is the first to see. If the first process is gone, to
     # which the others answer, this may be every time; else it is not.
+    code, said, run = 0, "", tmp_path
     for attempt in range(3):
         run = tmp_path / f"run{attempt}"
         options = [*SHORT, "--epochs", 5000, "--out", run]
