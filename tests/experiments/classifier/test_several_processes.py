@@ -95,7 +95,8 @@ def test_signal_to_one_or_to_all_stops_all_and_nothing_is_lost(tmp_path):
 def test_processes_end_with_a_line_when_one_is_killed(tmp_path, killed):
     """And the run goes on, alone."""
     # JAX ends it itself where it is the first to see. If the first process is gone, to
-    # which the others answer, this may be every time; else it is not.
+    # which the others answer, or with JAX 0.12 this may be every time; else it is not.
+    may_be_first = killed == 0 or jax.__version_info__ >= (0, 12)
     code, said, run = 0, "", tmp_path
     for attempt in range(3):
         run = tmp_path / f"run{attempt}"
@@ -108,13 +109,14 @@ def test_processes_end_with_a_line_when_one_is_killed(tmp_path, killed):
             # Observed under 1 s: it was about to add something up with the other one.
             assert time.monotonic() - sent < ENDS_WITHIN_S
             said = said_by(started)[1 - killed]
-        if code != -signal.SIGABRT or killed == 0:
+        if code != -signal.SIGABRT or may_be_first:
             break
         assert "distributed service" in said
     if code == 2:
         assert "another process has ended" in said and "--resume" in said
     else:
-        assert killed == 0 and code == -signal.SIGABRT
+        assert "distributed service" in said
+        assert may_be_first and code == -signal.SIGABRT
     epochs = header(run)["epoch"] + 1
     assert epochs > 2
     train("--resume", run, "--epochs", epochs)
