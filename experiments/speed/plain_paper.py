@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from speed.plain_diffrax import convolve, group_norm, solve
+from speed.plain_diffrax import convolve, group_norm, Network, solve
 
 
 class PaperField(eqx.Module):
@@ -32,16 +31,8 @@ class PaperField(eqx.Module):
         return _normalise(self.weights, "norm3", y)
 
 
-class PaperNetwork(eqx.Module):
-    """Stem of three convolutions, ODE block and pooled head.
-
-    Attributes are those of `plain_diffrax.Network`.
-    """
-
-    weights: dict[str, Array]
-    tolerance: float = eqx.field(static=True)
-    adjoint: diffrax.AbstractAdjoint
-    on_call: Callable[[], None] | None = eqx.field(static=True)
+class PaperNetwork(Network):
+    """Stem of three convolutions, ODE block and pooled head."""
 
     def __call__(
         self, images: UInt8[Array, "batch 28 28 1"]
