@@ -100,7 +100,11 @@ def learned_end(model: Network) -> dict[str, Any]:
 
 
 def config_of(model: Network) -> Config:
-    """The usual settings of a network's kind, in its size."""
+    """The settings that a network of this kind and size was trained with in PyTorch.
+
+    Those of its post or paper, with steps that follow the error alone: the first step
+    of other presets is the whole interval, which is a habit of what they train.
+    """
     is_paper = isinstance(model, jaxode.nn.PaperNet | jaxode.nn.PaperResidualNet)
     sizes: dict[str, Any] = dict(channels=model.stem.channels)
     if isinstance(model, jaxode.nn.ODENet):
@@ -111,4 +115,4 @@ def config_of(model: Network) -> Config:
         sizes |= dict(blocks=model.num_blocks, weights=weights)
     else:
         name = "paper-none" if is_paper else "none"
-    return dataclasses.replace(defaults("default", name), model=name, **sizes)
+    return dataclasses.replace(defaults("post", name), model=name, **sizes)
