@@ -1,5 +1,6 @@
 """Stem and head of the classifier on a batch-last state."""
 
+import itertools
 from typing import TypeAlias
 
 import jax
@@ -8,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..._steps.lanes import varying_like
+from ..._steps.noinline import noinline
 from .checks import check_groups
-from .conv import convolve, pad_rows, transposed, weight_cotangent
+from .conv import convolve, pad_rows, transposed
 from .group_norm import (
     cotangent_map,
     cotangent_sums,
@@ -85,13 +87,35 @@ def _backward(batch: int, groups: int, kept, out_bar: Merged):
     sums = cotangent_sums(u_bar, z, known, batch=batch)
     settings = {"batch": batch, "groups": groups, "height": z.shape[1]}
     lines = cotangent_map(known, sums, scale, **settings)
-    z_bar = pad_rows(input_cotangent(u_bar, z, lines), batch)
+    z_bar = input_cotangent(u_bar, z, lines)
     one_each = groups == weight.shape[0]
     bias_bar = jnp.zeros_like(bias) if one_each else jnp.sum(z_bar, axis=(1, 2))
-    weight_bar = weight_cotangent(z_bar, rows, batch=batch)
+    weight_bar = _weight_cotangent(z_bar, rows, batch=batch)
     # Outside any unit, so that XLA drops it where nobody asks for it.
-    rows_bar = convolve(pad_rows(z_bar, batch), transposed(weight), batch=batch)
+    z_bar = pad_rows(pad_rows(z_bar, batch), batch)
+    rows_bar = convolve(z_bar, transposed(weight), batch=batch)
     return rows_bar, (weight_bar, bias_bar, *parameter_cotangents(sums, batch=batch))
+
+
+@noinline("batch")
+def _weight_cotangent(
+    z_bar: Merged, rows: MergedImages, *, batch: int
+) -> Float[Array, "channel 1 3 3"]:
+    """As `conv.weight_cotangent`, which copies both sides three times.
+
+    The image has one channel, so that nine copies of it are fewer, and the cotangent is
+    read once.
+    """
+    channels, height, row = z_bar.shape
+    starts = itertools.product(range(3), range(0, 3 * batch, batch))
+    shifts = [rows[0, dy : dy + height, left : left + row] for dy, left in starts]
+    product = lax.dot_general(
+        z_bar.reshape(channels, -1),
+        jnp.stack(shifts).reshape(9, -1),
+        (((1,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )
+    return product.reshape(channels, 1, 3, 3)
 
 
 _stem = jax.custom_vjp(_value, nondiff_argnums=(2, 3))
