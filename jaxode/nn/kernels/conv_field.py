@@ -10,7 +10,8 @@ from ..._steps.lanes import varying_like
 from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
-from .conv import convolve, pad_rows, PaddedMerged, transposed, weight_cotangent
+from .conv import convolve, transposed, weight_cotangent
+from .conv_forms import pad_rows, PaddedMerged
 from .group_norm import (
     cotangent_map,
     cotangent_sums,

@@ -7,15 +7,15 @@ lines, `(channel, width*batch)`, repeated for each column: vectors, like what th
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from ..._steps.noinline import noinline
-from .conv import tree_sum
+from .conv_forms import tree_sum
 from .plain import EPS
 
 
@@ -133,9 +133,8 @@ def _centre(x: Merged, *, batch: int, groups: int) -> Line:
 @noinline()
 def _line_sums(x: Merged, centre: Line) -> Float[Array, "2 channel row"]:
     """Sums of `x - centre` and of its square over the height."""
-    total = _over_height(lambda h: x[:, h] - centre, x.shape[1])
-    squares = _over_height(lambda h: jnp.square(x[:, h] - centre), x.shape[1])
-    return jnp.stack([total, squares])
+    centred = x - centre[:, None]
+    return jnp.stack([_over_height(centred), _over_height(jnp.square(centred))])
 
 
 @noinline()
@@ -143,21 +142,28 @@ def _line_products(
     out_bar: Merged, x: Merged, known: Moments
 ) -> Float[Array, "2 channel row"]:
     """Sums over the height: `out_bar`, and its product with the normalised `x`."""
-    total = _over_height(lambda h: out_bar[:, h], x.shape[1])
-    products = _over_height(
-        lambda h: out_bar[:, h] * (x[:, h] - known.mean), x.shape[1]
-    )
-    return jnp.stack([total, products * known.rstd])
+    products = _over_height(out_bar * (x - known.mean[:, None]))
+    return jnp.stack([_over_height(out_bar), products * known.rstd])
 
 
-def _over_height(line: Callable[[int], Line], height: int) -> Line:
-    """line(0) + ... + line(height - 1), additions written out unless there are many.
+@jax.custom_jvp
+def _over_height(x: Merged) -> Line:
+    """Sums over the height, the additions written out unless there are many.
 
     XLA:CPU sums over an outer axis one number at a time; written out, the same
     additions run over whole vectors.
     """
-    lines = [line(h) for h in range(height)]
-    return tree_sum(lines) if height <= 64 else jnp.sum(jnp.stack(lines), axis=0)
+    height = x.shape[1]
+    lines = [x[:, h] for h in range(height)]
+    return tree_sum(lines) if height <= 64 else jnp.sum(x, axis=1)
+
+
+@_over_height.defjvp
+def _over_height_tangent(primals, tangents):
+    # The transpose of this is to repeat a line; of lines cut out and added, to fill up
+    # each with zeros and to add these.
+    (x,), (x_dot,) = primals, tangents
+    return _over_height(x), jnp.sum(x_dot, axis=1)
 
 
 def _column_sums(

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from ..._steps.noinline import noinline
 from .activation import activation_pair
 from .checks import check_groups
-from .conv import convolve, pad_rows, transposed, weight_cotangent
+from .conv import convolve, transposed, weight_cotangent
+from .conv_forms import pad_rows
 from .dispatch import prefers_tiles
 from .group_norm import (
     cotangent_map,

@@ -1,6 +1,5 @@
 """Stem and head of the classifier on a batch-last state."""
 
-import itertools
 from typing import TypeAlias
 
 import jax
@@ -11,7 +10,8 @@ from jaxtyping import Array, Float
 from ..._steps.lanes import varying_like
 from ..._steps.noinline import noinline
 from .checks import check_groups
-from .conv import convolve, pad_rows, transposed
+from .conv import convolve, transposed
+from .conv_forms import dot, nine_shifts, pad_rows
 from .group_norm import (
     cotangent_map,
     cotangent_sums,
@@ -106,16 +106,11 @@ def _weight_cotangent(
     The image has one channel, so that nine copies of it are fewer, and the cotangent is
     read once.
     """
-    channels, height, row = z_bar.shape
-    starts = itertools.product(range(3), range(0, 3 * batch, batch))
-    shifts = [rows[0, dy : dy + height, left : left + row] for dy, left in starts]
-    product = lax.dot_general(
-        z_bar.reshape(channels, -1),
-        jnp.stack(shifts).reshape(9, -1),
-        (((1,), (1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
+    shifts, flat = (
+        nine_shifts(rows, batch).reshape(9, -1),
+        z_bar.reshape(len(z_bar), -1),
     )
-    return product.reshape(channels, 1, 3, 3)
+    return dot(flat, shifts, ((1,), (1,))).reshape(-1, 1, 3, 3)
 
 
 _stem = jax.custom_vjp(_value, nondiff_argnums=(2, 3))
