@@ -19,21 +19,20 @@ _IN_FEW_CALLS: dict[str, Any] = dict(
     dt0=1.0,
     batch_size=32,
     optimiser="adam",
-    lr=0.01,
     schedule="linear",
     clip_norm=0.0,
-    speed_decay=1e-3,
 )
+_OWN_RECIPE: dict[str, Any] = _IN_FEW_CALLS | dict(lr=0.01, speed_decay=1e-3)
 
 PRESETS = {
-    "default": Config(epochs=16, decay_epochs=16.0, warmup_epochs=0.5, **_IN_FEW_CALLS),
+    "default": Config(epochs=16, decay_epochs=16.0, warmup_epochs=0.5, **_OWN_RECIPE),
     "fast": Config(
         preset="fast",
         epochs=3,
         decay_epochs=3.0,
         warmup_epochs=0.2,
         max_steps=16,
-        **_IN_FEW_CALLS,
+        **_OWN_RECIPE,
     ),
     "post": Config(
         preset="post",
@@ -64,6 +63,18 @@ PRESETS = {
         shift=0,
         crop=4,
         **_OF_THE_PAPER,
+    ),
+    "paper-fast": Config(
+        preset="paper-fast",
+        model="paper",
+        epochs=4,
+        decay_epochs=4.0,
+        warmup_epochs=0.1,
+        lr=0.004,
+        speed_decay=0.1,
+        shift=0,
+        crop=4,
+        **(_OF_THE_PAPER | _IN_FEW_CALLS),
     ),
 }
 """Complete settings; what is given on the command line replaces single ones."""
