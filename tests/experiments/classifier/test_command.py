@@ -139,7 +139,7 @@ BAD = [
     (["--adjoint", "foo"], "'--adjoint'. Expected one of (backsolve, checkpoint, dir"),
     (["--solver", "foo"], "'--solver'. Expected one of (bosh3, dopri5, dopri8, euler,"),
     (["--dataset", "foo"], "'--dataset'. Expected one of (auto, digits, fashion_mnist"),
-    (["--preset", "foo"], "'--preset'. Expected one of (default, fast, paper, pos"),
+    (["--preset", "foo"], "'--preset'. Expected one of (default, fast, paper, pap"),
     (["--bogus", "3"], "Unrecognized options: --bogus"),
     (["--epochs", "two"], "--epochs: invalid literal for int() with base 10: 'two'"),
     (["--epochs"], "Missing value for argument '--epochs'"),
