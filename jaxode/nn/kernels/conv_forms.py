@@ -140,12 +140,10 @@ def weight_cotangent_product(
     bands = min(-(-copied // _BYTES_PER_BAND), _MOST_BANDS, height)
     edges = [height * k // bands for k in range(bands + 1)]
     products = [
-        shifted_product(
-            z_bar[:, first : last + 2], padded[:, first : last + 2], batch=batch
-        )
+        _shifts_product(z_bar[:, first : last + 2], padded[:, first : last + 2], batch)
         for first, last in itertools.pairwise(edges)
     ]
-    return tree_sum(products)
+    return _as_kernels(tree_sum(products), len(padded))
 
 
 def weight_cotangent_general(
@@ -167,6 +165,13 @@ def _pixels(x: Float[Array, "channel height row"], batch: int) -> Array:
 
 
 def shifted_product(z_bar: PaddedBar, padded: PaddedMerged, *, batch: int) -> Kernels:
+    """`weight_cotangent` as one matrix product, to be transposed in either argument."""
+    return _as_kernels(_shifts_product(z_bar, padded, batch), len(padded))
+
+
+def _shifts_product(
+    z_bar: PaddedBar, padded: PaddedMerged, batch: int
+) -> Float[Array, "3*channel 3*in_channel"]:
     """Column shifts of `z_bar` without its outer rows, times row shifts of `padded`."""
     channels, height, row = z_bar.shape
     height = height - 2
@@ -175,7 +180,13 @@ def shifted_product(z_bar: PaddedBar, padded: PaddedMerged, *, batch: int) -> Ke
     columns = jnp.stack([flat[:, start : start + height * row] for start in starts])
     rows = jnp.stack([padded[:, dy : dy + height] for dy in range(3)])
     columns, rows = columns.reshape(3 * channels, -1), rows.reshape(3 * len(padded), -1)
-    shaped = dot(columns, rows, ((1,), (1,))).reshape(3, channels, 3, -1)
+    return dot(columns, rows, ((1,), (1,)))
+
+
+def _as_kernels(
+    product: Float[Array, "3*channel 3*in_channel"], in_channels: int
+) -> Kernels:
+    shaped = product.reshape(3, -1, 3, in_channels)
     return jnp.transpose(shaped, (1, 3, 2, 0))
 
 

@@ -7,6 +7,7 @@ lines, `(channel, width*batch)`, repeated for each column: vectors, like what th
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -130,40 +131,68 @@ def _centre(x: Merged, *, batch: int, groups: int) -> Line:
     return jnp.tile(pixel, (1, row // batch))
 
 
-@noinline()
+@jax.custom_jvp
 def _line_sums(x: Merged, centre: Line) -> Float[Array, "2 channel row"]:
     """Sums of `x - centre` and of its square over the height."""
-    centred = x - centre[:, None]
-    return jnp.stack([_over_height(centred), _over_height(jnp.square(centred))])
+    return _line_sums_written_out(x, centre)
 
 
-@noinline()
+@jax.custom_jvp
 def _line_products(
     out_bar: Merged, x: Merged, known: Moments
 ) -> Float[Array, "2 channel row"]:
     """Sums over the height: `out_bar`, and its product with the normalised `x`."""
-    products = _over_height(out_bar * (x - known.mean[:, None]))
-    return jnp.stack([_over_height(out_bar), products * known.rstd])
+    return _line_products_written_out(out_bar, x, known)
 
 
-@jax.custom_jvp
-def _over_height(x: Merged) -> Line:
-    """Sums over the height, the additions written out unless there are many.
+@noinline()
+def _line_sums_written_out(x: Merged, centre: Line) -> Float[Array, "2 channel row"]:
+    total = _over_height(lambda h: x[:, h] - centre, x.shape[1])
+    squares = _over_height(lambda h: jnp.square(x[:, h] - centre), x.shape[1])
+    return jnp.stack([total, squares])
+
+
+@noinline()
+def _line_products_written_out(
+    out_bar: Merged, x: Merged, known: Moments
+) -> Float[Array, "2 channel row"]:
+    total = _over_height(lambda h: out_bar[:, h], x.shape[1])
+    products = _over_height(
+        lambda h: out_bar[:, h] * (x[:, h] - known.mean), x.shape[1]
+    )
+    return jnp.stack([total, products * known.rstd])
+
+
+def _over_height(line: Callable[[int], Line], height: int) -> Line:
+    """line(0) + ... + line(height - 1), additions written out unless there are many.
 
     XLA:CPU sums over an outer axis one number at a time; written out, the same
     additions run over whole vectors.
     """
-    height = x.shape[1]
-    lines = [x[:, h] for h in range(height)]
-    return tree_sum(lines) if height <= 64 else jnp.sum(x, axis=1)
+    lines = [line(h) for h in range(height)]
+    return tree_sum(lines) if height <= 64 else jnp.sum(jnp.stack(lines), axis=0)
 
 
-@_over_height.defjvp
-def _over_height_tangent(primals, tangents):
-    # The transpose of this is to repeat a line; of lines cut out and added, to fill up
-    # each with zeros and to add these.
-    (x,), (x_dot,) = primals, tangents
-    return _over_height(x), jnp.sum(x_dot, axis=1)
+# For the gradient of a gradient: the transpose of a sum is to repeat a line, but of
+# lines that are cut out and added it is to fill up each with zeros and to add these.
+
+
+@_line_sums.defjvp
+def _line_sums_tangent(primals, tangents):
+    def plain(x, centre):
+        centred = x - centre[:, None]
+        return jnp.stack([jnp.sum(centred, 1), jnp.sum(jnp.square(centred), 1)])
+
+    return _line_sums(*primals), jax.jvp(plain, primals, tangents)[1]
+
+
+@_line_products.defjvp
+def _line_products_tangent(primals, tangents):
+    def plain(out_bar, x, known):
+        products = jnp.sum(out_bar * (x - known.mean[:, None]), axis=1)
+        return jnp.stack([jnp.sum(out_bar, axis=1), products * known.rstd])
+
+    return _line_products(*primals), jax.jvp(plain, primals, tangents)[1]
 
 
 def _column_sums(
