@@ -184,7 +184,7 @@ def _shifts_product(
 
 
 def _as_kernels(
-    product: Float[Array, "3*channel 3*in_channel"], in_channels: int
+    product: Float[Array, "channel_3 in_channel_3"], in_channels: int
 ) -> Kernels:
     shaped = product.reshape(3, -1, 3, in_channels)
     return jnp.transpose(shaped, (1, 3, 2, 0))
