@@ -102,8 +102,7 @@ def learned_end(model: Network) -> dict[str, Any]:
 def config_of(model: Network) -> Config:
     """The settings that a network of this kind and size was trained with in PyTorch.
 
-    Those of its post or paper, with steps that follow the error alone: the first step
-    of other presets is the whole interval, which is a habit of what they train.
+    Those of its post or paper. Other presets train networks to be solved in one step.
     """
     is_paper = isinstance(model, jaxode.nn.PaperNet | jaxode.nn.PaperResidualNet)
     sizes: dict[str, Any] = dict(channels=model.stem.channels)

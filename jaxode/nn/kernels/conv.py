@@ -4,6 +4,7 @@ Which form runs is decided here. Rows of pixels are merged with the batch, as in
 `conv_forms`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -76,42 +77,41 @@ def _weight_cotangent_apart(
     return form(z_bar, padded, batch=batch)
 
 
-# For the gradient of a gradient JAX differentiates the two again. The transposes of
-# sums written out, or of bands, are many arrays filled up with zeros and added, at up
-# to a hundred times the cost. Those of products over a few copies are products again.
+def _bilinear(
+    form: Callable[..., Array],
+    by_first: Callable[..., Array],
+    by_second: Callable[..., Array],
+) -> Callable[[Array, Array, int], Array]:
+    """`form` of two arrays, whose transposes in each are those of two others.
 
-_nine = noinline("batch")(product_of_nine)
-_three = noinline("batch")(product_of_three)
+    For the gradient of a gradient JAX differentiates what is called here. The
+    transposes of sums written out, or of bands, are many arrays filled up with zeros
+    and added, at up to a hundred times the cost. Those of products over a few copies
+    are products again.
+    """
+
+    @partial(jax.custom_jvp, nondiff_argnums=(2,))
+    def call(a: Array, b: Array, batch: int) -> Array:
+        return form(a, b, batch=batch)
+
+    @partial(call.defjvp, symbolic_zeros=True)
+    def tangent(batch, primals, tangents):
+        (a, b), (a_dot, b_dot) = primals, tangents
+        terms = [(by_first, a_dot, b, a_dot), (by_second, a, b_dot, b_dot)]
+        parts = [
+            product(x, y, batch=batch)
+            for product, x, y, moved in terms
+            if not isinstance(moved, SymbolicZero)
+        ]
+        return call(a, b, batch), sum(parts[1:], parts[0])
+
+    return call
+
+
 _shifted = noinline("batch")(shifted_product)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _convolve(padded: PaddedMerged, weight: Kernels, batch: int) -> Merged:
-    return _convolve_apart(padded, weight, batch=batch)
-
-
-@partial(_convolve.defjvp, symbolic_zeros=True)
-def _convolve_tangent(batch, primals, tangents):
-    (padded, weight), (padded_dot, weight_dot) = primals, tangents
-    by_input = _or_zero(_nine, padded_dot, weight, batch=batch)
-    by_kernels = _or_zero(_three, padded, weight_dot, batch=batch)
-    return _convolve(padded, weight, batch), by_input + by_kernels
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _weight_cotangent(z_bar: PaddedBar, padded: PaddedMerged, batch: int) -> Kernels:
-    return _weight_cotangent_apart(z_bar, padded, batch=batch)
-
-
-@partial(_weight_cotangent.defjvp, symbolic_zeros=True)
-def _weight_cotangent_tangent(batch, primals, tangents):
-    (z_bar, padded), (z_bar_dot, padded_dot) = primals, tangents
-    by_bar = _or_zero(_shifted, z_bar_dot, padded, batch=batch)
-    by_input = _or_zero(_shifted, z_bar, padded_dot, batch=batch)
-    return _weight_cotangent(z_bar, padded, batch), by_bar + by_input
-
-
-def _or_zero(function, *args, **settings):
-    if any(isinstance(arg, SymbolicZero) for arg in args):
-        return 0
-    return function(*args, **settings)
+_convolve = _bilinear(
+    _convolve_apart,
+    noinline("batch")(product_of_nine),
+    noinline("batch")(product_of_three),
+)
+_weight_cotangent = _bilinear(_weight_cotangent_apart, _shifted, _shifted)

@@ -26,6 +26,8 @@ Kernels: TypeAlias = Float[Array, "channel in_channel 3 3"]
 Merged: TypeAlias = Float[Array, "channel height row"]
 PaddedMerged: TypeAlias = Float[Array, "in_channel height_2 row_2"]
 PaddedBar: TypeAlias = Float[Array, "channel height_2 row_2"]
+# Of the one and of the other array.
+Axes: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 # 3 x 9 numbers, one register each, of the 32 that AVX-512 has.
@@ -221,9 +223,6 @@ def nine_shifts(
     return jnp.stack([padded[:, y : y + height, x : x + row] for y, x in starts])
 
 
-def dot(
-    a: Array, b: Array, contracted: tuple[tuple[int, ...], tuple[int, ...]]
-) -> Array:
-    """The product in full precision."""
-    shape = contracted, ((), ())
-    return lax.dot_general(a, b, shape, precision=lax.Precision.HIGHEST)
+def dot(a: Array, b: Array, contracted: Axes, shared: Axes = ((), ())) -> Array:
+    """The product in full precision, for each place on the axes that are shared."""
+    return lax.dot_general(a, b, (contracted, shared), precision=lax.Precision.HIGHEST)

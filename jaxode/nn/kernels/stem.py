@@ -106,11 +106,9 @@ def _weight_cotangent(
     The image has one channel, so that nine copies of it are fewer, and the cotangent is
     read once.
     """
-    shifts, flat = (
-        nine_shifts(rows, batch).reshape(9, -1),
-        z_bar.reshape(len(z_bar), -1),
-    )
-    return dot(flat, shifts, ((1,), (1,))).reshape(-1, 1, 3, 3)
+    shifts = nine_shifts(rows, batch).reshape(9, -1)
+    product = dot(z_bar.reshape(len(z_bar), -1), shifts, ((1,), (1,)))
+    return product.reshape(-1, 1, 3, 3)
 
 
 _stem = jax.custom_vjp(_value, nondiff_argnums=(2, 3))

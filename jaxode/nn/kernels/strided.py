@@ -3,10 +3,10 @@
 from typing import TypeAlias
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..._steps.noinline import noinline
+from .conv_forms import dot
 
 
 BatchLast: TypeAlias = Float[Array, "channel height width batch"]
@@ -61,9 +61,7 @@ def _quarters(x: BatchLast) -> Float[Array, "4*channel half_height half_row"]:
 def _product(
     kernel: Float[Array, "output channel"], x: Float[Array, "channel pixel"]
 ) -> Float[Array, "output pixel"]:
-    return lax.dot_general(
-        kernel, x, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
-    )
+    return dot(kernel, x, ((1,), (0,)))
 
 
 @noinline("batch")

@@ -29,10 +29,10 @@ from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..._steps.noinline import noinline
+from .conv_forms import dot
 
 
 Kernels: TypeAlias = Float[Array, "channel in_channel 3 3"]
@@ -193,7 +193,7 @@ def _kernels_at_points(weight: Kernels) -> Float[Array, "25 in_channel channel"]
     """Input channel first: products then run over rows, which is faster by a third."""
     channels, in_channels = weight.shape[:2]
     flat = jnp.swapaxes(weight, 0, 1).reshape(-1, 9)
-    points = _dot(_kernel_matrix(weight.dtype), flat, ((1,), (1,)))
+    points = dot(_kernel_matrix(weight.dtype), flat, ((1,), (1,)))
     return points.reshape(25, in_channels, channels)
 
 
@@ -202,7 +202,7 @@ def _kernels_back(points: Float[Array, "25 channel in_channel"]) -> Kernels:
     """The transpose of `_kernels_at_points`; the output channel is first."""
     channels, in_channels = points.shape[1:]
     matrix = _kernel_matrix(points.dtype)
-    flat = _dot(matrix, points.reshape(25, -1), ((0,), (0,)))
+    flat = dot(matrix, points.reshape(25, -1), ((0,), (0,)))
     return flat.T.reshape(channels, in_channels, 3, 3)
 
 
@@ -217,7 +217,7 @@ def _product(
 ) -> AtPoints:
     """At each point the kernels times the image."""
     flat = points.reshape(25, *points.shape[2:])
-    out = _dot(kernels, flat, ((1,), (1,)), ((0,), (0,)))
+    out = dot(kernels, flat, ((1,), (1,)), ((0,), (0,)))
     return out.reshape(5, 5, *out.shape[1:])
 
 
@@ -227,8 +227,4 @@ def _outer(
 ) -> Float[Array, "25 channel in_channel"]:
     """At each point the cotangents times the image: the cotangent of the kernels."""
     flat = lambda x: x.reshape(25, *x.shape[2:])
-    return _dot(flat(bars), flat(points), ((2,), (2,)), ((0,), (0,)))
-
-
-def _dot(a: Array, b: Array, contracted: tuple, shared: tuple = ((), ())) -> Array:
-    return lax.dot_general(a, b, (contracted, shared), precision=lax.Precision.HIGHEST)
+    return dot(flat(bars), flat(points), ((2,), (2,)), ((0,), (0,)))
