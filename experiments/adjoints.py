@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from console.process import exit_code, in_one_line, require_device, set_xla_cpu_flags
+from console.process import exit_code, in_one_line, require_device
+from console.xla_cpu import set_xla_cpu_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -20,13 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from console.process import (
-    exit_code,
-    in_one_line,
-    require_device,
-    set_xla_cpu_flags,
-    use_one_thread_if_small,
-)
+from console.process import exit_code, in_one_line, require_device
+from console.xla_cpu import cpu_devices, set_xla_cpu_flags, use_one_thread_if_small
 
 
 if TYPE_CHECKING:
@@ -111,10 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     else:
         config = read_settings(arguments)
         check(config)
-        set_xla_cpu_flags()
+        is_distributed = config.distributed
         solved_at_once = -(-config.batch_size // config.accumulate)
         use_one_thread_if_small(solved_at_once, config.channels)
-        is_distributed = config.distributed
+        # What the cores of a machine are for, several processes divide themselves.
+        best = 1 if is_distributed else cpu_devices(solved_at_once)
+        set_xla_cpu_flags(config.devices or best)
         work = partial(train_in_processes if is_distributed else train, config)
 
     from console.compilation_cache import use_compilation_cache

@@ -13,6 +13,9 @@ from console.command_line import InputError
 _MOST_EPOCHS = 1_000_000
 """Of a schedule; a run of more would have to have its steps counted in 64 bits."""
 
+_MAX_DEVICES = 1024
+"""Of a process; as many parts of a CPU start in a second."""
+
 
 def check(config: Config) -> None:
     """Refuses values that make no sense, before anything is read or written.
@@ -119,6 +122,9 @@ def _check_devices(config: Config) -> None:
     for name in ("devices", "num_processes"):
         value = getattr(config, name)
         _require(value is None or value > 0, name, "must be above 0", value)
+    need = f"must be at most {_MAX_DEVICES}"
+    is_few = config.devices is None or config.devices <= _MAX_DEVICES
+    _require(is_few, "devices", need, config.devices)
     if not given:
         return
     missing = [f"--{name.replace('_', '-')}" for name in named if name not in given]

@@ -164,7 +164,8 @@ class Config:
     batch: that of the whole batch; the result does not depend on their number.
     device: that of each device's own images; nothing is exchanged within a solve."""
     devices: int | None = None
-    """How many of the devices of a process to divide batches over; all by default."""
+    """How many of the devices of a process to divide batches over.
+    All by default, and of a CPU one for each core while it has 16 images at once."""
     distributed: bool = False
     """Run in several processes, each started with the same settings (docs/scaling.md).
     The next three are for where JAX does not detect them (Slurm, Kubernetes, TPUs)."""

@@ -25,8 +25,8 @@ def choose_devices(config: Config) -> list[Any]:
     if config.devices > num_local:
         platform = devices[0].platform
         more = (
-            " On a CPU type XLA_FLAGS=--xla_force_host_platform_device_count="
-            f"{config.devices} before the command."
+            " XLA_FLAGS is set, so it decides how many a CPU is: unset it, or add "
+            f"--xla_force_host_platform_device_count={config.devices}."
             if platform == "cpu"
             else ""
         )

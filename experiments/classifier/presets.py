@@ -74,7 +74,7 @@ PRESETS = {
         speed_decay=0.1,
         shift=0,
         crop=4,
-        **(_OF_THE_PAPER | _IN_FEW_CALLS),
+        **(_OF_THE_PAPER | _IN_FEW_CALLS | dict(eval_batch_size=100)),
     ),
 }
 """Complete settings; what is given on the command line replaces single ones."""

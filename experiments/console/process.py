@@ -1,10 +1,9 @@
-"""The process of a command: exit codes, standard files, and settings of XLA:CPU."""
+"""The process of a command: exit codes, standard files, and the start of JAX."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from console.signals import (
@@ -15,11 +14,6 @@ from console.signals import (
     stop_asked,
     write_error,
 )
-
-
-# Images of a batch times channels of the state: the largest product measured at which
-# one thread was faster than two.
-ONE_THREAD_UP_TO = 6 * 24
 
 
 def exit_code(main: Callable[[], Any], name: str) -> int:
@@ -145,62 +139,3 @@ def require_device() -> None:
             f"JAX finds no device under JAX_PLATFORMS={asked!r}"
             f"{': ' if reason else ''}{reason}. Unset it, or set JAX_PLATFORMS=cpu."
         ) from error
-
-
-def set_xla_cpu_flags() -> None:
-    """Lets XLA use all of a CPU: its 512-bit vectors, and in loops all of its cores.
-
-    The vectors are worth 10 to 25 % of a step where there are any. As for the cores:
-    the XLA:CPU of jax 0.12 compiles a loop that calls no library into one kernel, for
-    one core, whatever its size (arrays of 40 MB were the largest tried). Convolutions
-    of more than nine channels are such loops, and a step takes 1.2 to 1.4 times as
-    long on two cores. A limit of no bytes turns this off; jax 0.10 has no such kernel
-    and ignores the option. To be removed once `docs/benchmark.md`'s figures are the
-    same without it.
-
-    A matter for scripts: the flags act on the whole process and must be set before JAX
-    starts, so they are left alone where the user has set `XLA_FLAGS`.
-    """
-    if "XLA_FLAGS" in os.environ:
-        return
-    flags = ["--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0"]
-    try:
-        has_avx512 = " avx512f " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        has_avx512 = False
-    if has_avx512:
-        flags.insert(0, "--xla_cpu_prefer_vector_width=512")
-    os.environ["XLA_FLAGS"] = " ".join(flags)
-
-
-def use_one_thread_if_small(batch: int, channels: int) -> None:
-    """Puts `thread_settings` in force, which must happen before JAX starts."""
-    os.environ.update(thread_settings(batch, channels))
-
-
-def thread_settings(batch: int, channels: int) -> dict[str, str]:
-    """Environment variables: one thread of a CPU for XLA where a state is small.
-
-    XLA:CPU cuts each convolution into as many pieces as there are threads, whatever its
-    size. Handing the pieces over, and their results from one core's cache to the
-    other's, takes longer than the work: with two threads a step of 6 channels and 16
-    images takes 1.1 times as long as with one, and of 2 channels 1.5 times
-    (`docs/benchmark.md`). The other cores are left for other runs.
-
-    A matter for scripts, as `set_xla_cpu_flags` is.
-
-    Args:
-        batch: Images of a training step.
-        channels: Channels of the state.
-
-    Returns:
-        What to set; nothing where the user has set a number of threads.
-    """
-    if threads_asked_for() or batch * channels > ONE_THREAD_UP_TO:
-        return {}
-    return {"PJRT_NPROC": "1"}
-
-
-def threads_asked_for() -> str | None:
-    """The number of threads that the environment tells XLA:CPU to use, if it does."""
-    return os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")

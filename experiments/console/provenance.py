@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from console.process import threads_asked_for
+from console.xla_cpu import threads_asked_for
 
 
 _PACKAGES = ("jax", "jaxlib", "jaxode", "equinox", "diffrax", "optax", "numpy")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from console.process import thread_settings
+from console.xla_cpu import thread_settings
 from speed import plain_diffrax, plain_paper
 from speed.cases import Case
 from speed.peer_process import PeerProcess

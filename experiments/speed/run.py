@@ -16,8 +16,8 @@ import jaxode
 from classifier.memory import temporary_bytes
 from console.command_line import InputError
 from console.files import new_folder, remove_if_empty
-from console.process import ONE_THREAD_UP_TO, threads_asked_for
 from console.provenance import versions
+from console.xla_cpu import ONE_THREAD_UP_TO, threads_asked_for
 from speed.cases import Case, cases, paper_cases, Row
 from speed.config import Config
 from speed.contestants import Contestant, Inputs, Jaxode, PlainDiffrax, Torch

@@ -42,7 +42,7 @@ class Runner:
     def __init__(self, folder: Path, **settings: str):
         self.folder = folder
         # Compiled code is shared between the runs, and kept from the user's cache.
-        self._environment = {
+        self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(
                 [_EXPERIMENTS, os.environ.get("PYTHONPATH", "")]
@@ -59,7 +59,7 @@ class Runner:
         done = subprocess.run(
             self._command(arguments, script),
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=600,
@@ -76,7 +76,7 @@ class Runner:
         return subprocess.run(
             ["sh", "-c", f'exec "$@" {where}', "sh", *command],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=600,
@@ -89,7 +89,7 @@ class Runner:
         return subprocess.Popen(
             self._command(arguments, script),
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""What a command does to its process: exit codes, flags and threads of XLA:CPU."""
+"""What a command does to its process: exit codes."""
 
 import os
 import subprocess
@@ -10,7 +10,6 @@ import pytest
 import adjoints
 import benchmark
 import mnist
-from console.process import set_xla_cpu_flags, use_one_thread_if_small
 
 
 SCRIPTS = [mnist.__file__, adjoints.__file__, benchmark.__file__]
@@ -48,52 +47,3 @@ def test_bad_option_is_exit_code_2_without_traceback():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1 and "backsolve" in done.stderr
-
-
-def test_flags_for_xla_are_set_unless_the_user_has_set_some(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
-    set_xla_cpu_flags()
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=somewhere"
-    monkeypatch.delenv("XLA_FLAGS")
-    set_xla_cpu_flags()
-    whole_loops = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold"
-    assert f"{whole_loops}=0" in os.environ["XLA_FLAGS"].split()
-
-
-def test_a_small_state_gets_one_thread_unless_the_user_has_set_some(monkeypatch):
-    def threads(batch, channels):
-        use_one_thread_if_small(batch, channels)
-        return os.environ.get("PJRT_NPROC")
-
-    monkeypatch.setenv("PJRT_NPROC", "")  # so that what is set below is taken back
-    monkeypatch.delenv("PJRT_NPROC")
-    monkeypatch.setenv("NPROC", "2")
-    assert threads(16, 6) is None
-    monkeypatch.delenv("NPROC")
-    assert threads(64, 6) is threads(29, 5) is None
-    assert threads(24, 6) == "1"
-    monkeypatch.setenv("PJRT_NPROC", "3")
-    assert threads(16, 6) == "3"
-
-
-CUT_CONVOLUTION = """
-import jax, jax.numpy as jnp
-from jaxode.nn.kernels.conv import convolve
-program = jax.jit(lambda x, w: convolve(x, w, batch=16))
-compiled = program.lower(jnp.zeros((6, 28, 448)), jnp.zeros((6, 6, 3, 3))).compile()
-print("outer_dimension_partitions" in compiled.as_text())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
-    reason="one core",
-)
-@pytest.mark.parametrize(("threads", "is_cut"), [(None, "True"), ("1", "False")])
-def test_with_one_thread_xla_does_not_cut_convolutions(monkeypatch, threads, is_cut):
-    monkeypatch.delenv("NPROC")
-    monkeypatch.delenv("PJRT_NPROC", raising=False)
-    settings = {} if threads is None else {"PJRT_NPROC": threads}
-    done = run_python("-c", CUT_CONVOLUTION, **settings)
-    assert done.stdout.strip() == is_cut, done.stderr
