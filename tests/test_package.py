@@ -123,6 +123,12 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, block.start()) + 1, block[1]) for block in blocks]
 
 
+def hidden_blocks(text: str) -> list[tuple[int, str]]:
+    """The same of the programs that run before a page's own, and are not shown."""
+    blocks = re.finditer(r"^<!-- run\n(.*?)^-->$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start()) + 1, block[1]) for block in blocks]
+
+
 def readme_examples() -> list[Any]:
     """Returns pytest parameters: the README's Python blocks, by line number."""
     blocks = python_blocks(read_document("README.md"))
@@ -153,7 +159,8 @@ def programs_of_users() -> list[Any]:
             name = str(path.relative_to(ROOT))
             found.append(pytest.param(path.read_text("utf-8"), id=name))
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for line, block in python_blocks(path.read_text("utf-8")):
+        text = path.read_text("utf-8")
+        for line, block in python_blocks(text) + hidden_blocks(text):
             found.append(pytest.param(block, id=f"{path.relative_to(ROOT)}:{line}"))
     return found
 

@@ -23,6 +23,8 @@ _IN_FEW_CALLS: dict[str, Any] = dict(
     clip_norm=0.0,
 )
 _OWN_RECIPE: dict[str, Any] = _IN_FEW_CALLS | dict(lr=0.01, speed_decay=1e-3)
+# 1,000 images of 64 channels leave a core's cache, and take a quarter longer.
+_SCORED_IN_CACHE: dict[str, Any] = dict(eval_batch_size=100)
 
 PRESETS = {
     "default": Config(epochs=16, decay_epochs=16.0, warmup_epochs=0.5, **_OWN_RECIPE),
@@ -74,7 +76,7 @@ PRESETS = {
         speed_decay=0.1,
         shift=0,
         crop=4,
-        **(_OF_THE_PAPER | _IN_FEW_CALLS | dict(eval_batch_size=100)),
+        **(_OF_THE_PAPER | _IN_FEW_CALLS | _SCORED_IN_CACHE),
     ),
 }
 """Complete settings; what is given on the command line replaces single ones."""
