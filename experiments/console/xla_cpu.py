@@ -12,7 +12,7 @@ from pathlib import Path
 # one thread was faster than two.
 ONE_THREAD_UP_TO = 6 * 24
 
-# Images for which a device of its own pays: the fewest measured.
+# Images for which a device of its own pays. Eight did not.
 IMAGES_OF_A_DEVICE = 16
 
 
@@ -82,8 +82,8 @@ def cpu_devices(images: int) -> int:
 
     XLA:CPU divides each operation among its threads, which wait for each other after
     every one. Devices run the whole solve, each for its own images, and wait once for
-    each of its steps: on two cores an epoch of batches of 32 takes 0.8 of the time
-    (`docs/benchmark.md`). Less than `IMAGES_OF_A_DEVICE` were not tried.
+    each of its steps: on two cores an epoch takes 0.70 to 0.86 of the time
+    (`docs/benchmark.md`).
 
     Args:
         images: Of a batch, or of a piece of one.
