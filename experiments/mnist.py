@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         is_distributed = config.distributed
         solved_at_once = -(-config.batch_size // config.accumulate)
         use_one_thread_if_small(solved_at_once, config.channels)
-        # What the cores of a machine are for, several processes divide themselves.
+        # Several processes of one machine share its cores without this.
         best = 1 if is_distributed else cpu_devices(solved_at_once)
         set_xla_cpu_flags(config.devices or best)
         work = partial(train_in_processes if is_distributed else train, config)

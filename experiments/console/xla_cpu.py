@@ -90,7 +90,7 @@ def cpu_devices(images: int) -> int:
 
     Returns:
         At most as many as cores, or as threads that the user has asked for; at least 1.
-        And 1 before JAX 0.9, whose `shard_map` refuses some solves (docs/versions.md).
+        And 1 before JAX 0.9, whose `shard_map` refuses some solves (docs/scaling.md).
     """
     version = importlib.metadata.version("jax").split(".")
     if tuple(map(int, version[:2])) < (0, 9):

@@ -79,6 +79,7 @@ def test_run_in_four_processes_and_in_pieces_is_that_of_one(tmp_path):
             r"--process-id must be from 0 to --num-processes - 1 \(1\); got 2",
         ),
         ({"devices": 0}, "--devices must be above 0; got 0"),
+        ({"devices": 1025}, "--devices must be at most 1024; got 1025"),
     ],
 )
 def test_settings_of_processes_that_do_not_go_together_are_refused(settings, said):
