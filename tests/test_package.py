@@ -117,15 +117,13 @@ def public_objects() -> list[Any]:
     return found
 
 
-def python_blocks(text: str) -> list[tuple[int, str]]:
+SHOWN = r"^```python\n(.*?)^```$"
+HIDDEN = r"^<!-- run\n(.*?)^-->$"  # run before a page's own programs
+
+
+def python_blocks(text: str, pattern: str = SHOWN) -> list[tuple[int, str]]:
     """Returns a document's Python blocks, each with the number of its line."""
-    blocks = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, block.start()) + 1, block[1]) for block in blocks]
-
-
-def hidden_blocks(text: str) -> list[tuple[int, str]]:
-    """The same of the programs that run before a page's own, and are not shown."""
-    blocks = re.finditer(r"^<!-- run\n(.*?)^-->$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.finditer(pattern, text, re.MULTILINE | re.DOTALL)
     return [(text.count("\n", 0, block.start()) + 1, block[1]) for block in blocks]
 
 
@@ -160,7 +158,7 @@ def programs_of_users() -> list[Any]:
             found.append(pytest.param(path.read_text("utf-8"), id=name))
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text("utf-8")
-        for line, block in python_blocks(text) + hidden_blocks(text):
+        for line, block in python_blocks(text) + python_blocks(text, HIDDEN):
             found.append(pytest.param(block, id=f"{path.relative_to(ROOT)}:{line}"))
     return found
 
